@@ -1,0 +1,160 @@
+//! The task runner of the native library.
+//!
+//!   zig build [lib]      the shared library, in zig-out/lib
+//!   zig build check      compiles everything, runs and installs nothing
+//!   zig build test       the unit tests
+//!   zig build fuzz     the fuzzer of graph operations, in zig-out/bin
+//!   zig build abi        writes lib/native/abi.ts from the exported functions
+//!   zig build fmt        formats the Zig sources
+//!
+//! `-Dggml=DIR` is the unpacked source of ggml (ggml/manifest.json names it); set-up passes it.
+
+const std = @import("std");
+const builtin = @import("builtin");
+const ggml_sources = @import("ggml/sources.zig");
+
+const zig_version = "0.17.1";
+
+comptime {
+    if (!std.mem.eql(u8, builtin.zig_version_string, zig_version)) {
+        @compileError("Strata builds with Zig " ++ zig_version ++ ", and this is Zig " ++
+            builtin.zig_version_string ++ ". Run `npm test` or `npm run demo`, which fetch the right one.");
+    }
+}
+
+pub fn build(b: *std.Build) void {
+    const target = b.standardTargetOptions(.{});
+    const optimize = b.standardOptimizeOption(.{});
+    const ggml_path = b.option([]const u8, "ggml", "the folder of ggml's unpacked source") orelse ".cache/ggml";
+
+    const fmt_step = b.step("fmt", "format the Zig sources");
+    fmt_step.dependOn(&b.addFmt(.{ .paths = b.pathList(&.{ "build.zig", "zig", "ggml" }) }).step);
+
+    const ggml: Ggml = .init(b, target, ggml_path);
+    const core = core_module(b, target, optimize, ggml);
+
+    const library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = core });
+    const install = b.addInstallArtifact(library, .{});
+    b.getInstallStep().dependOn(&install.step);
+    const lib_step = b.step("lib", "build the shared library (the default)");
+    lib_step.dependOn(&install.step);
+
+    const tests = b.addTest(.{ .name = "strata-test", .root_module = core });
+    const run_tests = b.addRunArtifact(tests);
+    const test_step = b.step("test", "run the unit tests");
+    test_step.dependOn(&run_tests.step);
+
+    const generator = b.addExecutable(.{
+        .name = "strata-abi",
+        .root_module = b.createModule(.{
+            .root_source_file = b.path("zig/abi.zig"),
+            .target = target,
+            .optimize = .debug,
+            .link_libc = true,
+            .imports = &.{.{ .name = "exports", .module = core }},
+        }),
+    });
+    const run_generator = b.addRunArtifact(generator);
+    const update = b.addUpdateSourceFiles();
+    update.addCopyFileToSource(run_generator.captureStdOut(.{}), "lib/native/abi.ts");
+    const abi_step = b.step("abi", "write lib/native/abi.ts");
+    abi_step.dependOn(&update.step);
+
+    const fuzzer = b.addExecutable(.{
+        .name = "strata-fuzz-ops",
+        .root_module = b.createModule(.{
+            .root_source_file = b.path("zig/fuzz_ops.zig"),
+            .target = target,
+            .optimize = .safe,
+            .link_libc = true,
+            .imports = &.{.{ .name = "ggml", .module = ggml.api }},
+        }),
+    });
+    fuzzer.root_module.linkLibrary(ggml.library);
+    const fuzz_step = b.step("fuzz", "build the fuzzer of graph operations, in zig-out/bin");
+    fuzz_step.dependOn(&b.addInstallArtifact(fuzzer, .{}).step);
+
+    const check_step = b.step("check", "compile everything");
+    check_step.dependOn(&library.step);
+    check_step.dependOn(&tests.step);
+    check_step.dependOn(&generator.step);
+    check_step.dependOn(&fuzzer.step);
+}
+
+/// ggml compiled once, as a static library, and its C API as a Zig module.
+const Ggml = struct {
+    library: *std.Build.Step.Compile,
+    api: *std.Build.Module,
+
+    fn init(b: *std.Build, target: std.Build.ResolvedTarget, folder: []const u8) Ggml {
+        const root: std.Build.LazyPath = .{ .cwd_relative = folder };
+        const include = root.path(b, "include");
+        const source = root.path(b, "src");
+        const os = target.result.os.tag;
+
+        const module = b.createModule(.{
+            .target = target,
+            // A debug build of ggml is 50 times slower and checks nothing of ours.
+            .optimize = .fast,
+            .link_libc = true,
+            .link_libcpp = true,
+            .pic = true,
+            .sanitize_c = .off,
+        });
+        const version_header = b.addWriteFiles();
+        _ = version_header.add("ggml-version.h", "#pragma once\n#define GGML_VERSION \"" ++
+            ggml_sources.version ++ "\"\n#define GGML_COMMIT \"strata\"\n");
+        module.addIncludePath(version_header.getDirectory());
+        module.addIncludePath(include);
+        module.addIncludePath(source);
+        module.addIncludePath(source.path(b, "ggml-cpu"));
+        add_sources(module, source, &ggml_sources.base, os);
+        add_sources(module, source, &ggml_sources.cpu, os);
+        switch (target.result.cpu.arch) {
+            .x86_64 => add_sources(module, source, &ggml_sources.cpu_x86, os),
+            .aarch64 => add_sources(module, source, &ggml_sources.cpu_arm, os),
+            else => |arch| std.debug.panic("Strata builds for x86_64 and aarch64, not for {t}", .{arch}),
+        }
+        const library = b.addLibrary(.{ .name = "ggml", .linkage = .static, .root_module = module });
+
+        const translate = b.addTranslateC(.{
+            .root_source_file = b.path("ggml/c.h"),
+            .target = target,
+            .optimize = .fast,
+        });
+        translate.addIncludePath(include);
+        return .{ .library = library, .api = translate.createModule() };
+    }
+
+    fn add_sources(
+        module: *std.Build.Module,
+        root: std.Build.LazyPath,
+        files: []const []const u8,
+        os: std.Target.Os.Tag,
+    ) void {
+        for (files) |file| {
+            const is_c = std.mem.endsWith(u8, file, ".c");
+            const flags = if (is_c) ggml_sources.c_flags(os) else ggml_sources.cpp_flags(os);
+            module.addCSourceFiles(.{ .root = root, .files = &.{file}, .flags = flags });
+        }
+    }
+};
+
+fn core_module(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.Optimize,
+    ggml: Ggml,
+) *std.Build.Module {
+    const core = b.createModule(.{
+        .root_source_file = b.path("zig/exports.zig"),
+        .target = target,
+        .optimize = optimize,
+        .link_libc = true,
+        .link_libcpp = true,
+        .pic = true,
+        .imports = &.{.{ .name = "ggml", .module = ggml.api }},
+    });
+    core.linkLibrary(ggml.library);
+    return core;
+}
