@@ -227,16 +227,16 @@ const SplitName = struct {
     const suffix_bytes = "-00001-of-00003.gguf".len;
 
     /// Null if the path has no such end, or one that counts wrongly.
-    fn parse(path: []const u8) ?SplitName {
-        if (path.len < suffix_bytes) return null;
-        const suffix = path[path.len - suffix_bytes ..];
+    fn parse(name: []const u8) ?SplitName {
+        if (name.len < suffix_bytes) return null;
+        const suffix = name[name.len - suffix_bytes ..];
         const form = suffix[0] == '-' and std.mem.eql(u8, suffix[6..10], "-of-") and
             std.mem.eql(u8, suffix[15..], ".gguf");
         if (!form) return null;
         const number = parse_digits(suffix[1..6]) orelse return null;
         const count = parse_digits(suffix[10..15]) orelse return null;
         if (number < 1 or number > count) return null;
-        return .{ .prefix = path[0 .. path.len - suffix_bytes], .number = number - 1, .count = count };
+        return .{ .prefix = name[0 .. name.len - suffix_bytes], .number = number - 1, .count = count };
     }
 
     fn parse_digits(digits: *const [5]u8) ?u32 {
@@ -298,10 +298,336 @@ fn fail_missing(first: []const u8, name: SplitName, number: u32) Error {
     );
 }
 
+const testing = std.testing;
+const gguf_sample = @import("gguf_sample.zig");
+const Sample = gguf_sample.Sample;
+
 test {
     _ = gguf_map;
     _ = gguf_part;
     _ = gguf_type;
-    _ = @import("gguf_fault_test.zig");
-    _ = @import("gguf_test.zig");
+}
+
+/// A folder of files that goes with the test.
+const Folder = struct {
+    temporary: testing.TmpDir,
+    path_buffer: [512]u8 = undefined,
+
+    fn init() Folder {
+        return .{ .temporary = testing.tmpDir(.{}) };
+    }
+
+    fn deinit(self: *Folder) void {
+        self.temporary.cleanup();
+    }
+
+    fn write(self: *Folder, name: []const u8, content: []const u8) !void {
+        try self.temporary.dir.writeFile(testing.io, .{ .sub_path = name, .data = content });
+    }
+
+    fn path(self: *Folder, name: []const u8) ![:0]const u8 {
+        const form = ".zig-cache/tmp/{s}/{s}";
+        return std.fmt.bufPrintSentinel(&self.path_buffer, form, .{ self.temporary.sub_path, name }, 0);
+    }
+
+    fn open(self: *Folder, name: []const u8) !*File {
+        return File.open(testing.allocator, try self.path(name));
+    }
+
+    fn expect_fault(self: *Folder, name: []const u8, err: Error, sentence: []const u8) !void {
+        try testing.expectError(err, self.open(name));
+        if (std.mem.find(u8, status.message(), sentence) == null) {
+            try testing.expectEqualStrings(sentence, status.message());
+        }
+        try testing.expect(std.mem.find(u8, status.message(), name) != null);
+    }
+
+    /// Part `number` of three, with one tensor; its numbers can be set wrongly.
+    fn write_part(self: *Folder, name: []const u8, number: u16, count: u16, tensors: i32) !void {
+        var sample: Sample = .{ .gpa = testing.allocator };
+        defer sample.deinit();
+        try sample.scalar("split.no", .uint16, number);
+        try sample.scalar("split.count", .uint16, count);
+        try sample.scalar("split.tensors.count", .int32, tensors);
+        const tensor_names = [_][]const u8{ "zero", "one", "two" };
+        try sample.tensor(.{ .name = tensor_names[number % 3] });
+        const content = try sample.build();
+        defer testing.allocator.free(content);
+        try self.write(name, content);
+    }
+};
+
+/// Every slice lies in the mapping that it is said to lie in, and every page of it can be read.
+fn expect_inside(file: *const File) !void {
+    const first = file.parts.items[0];
+    for (0..file.value_count()) |i| {
+        const item = file.value(@intCast(i));
+        try testing.expect(is_inside(item.key, first.bytes));
+        const content = file.bytes(item.offset, item.size_bytes) orelse return error.TestUnexpectedResult;
+        try testing.expect(is_inside(content, first.bytes));
+        try testing.expectEqual(@as(u32, @intCast(i)), file.find(item.key));
+    }
+    for (0..file.tensor_count()) |i| {
+        const item = file.tensor(@intCast(i));
+        const part = file.parts.items[item.part];
+        try testing.expect(is_inside(item.name, part.bytes));
+        try testing.expect(is_inside(item.data, part.bytes));
+        try testing.expectEqual(item.size_bytes, item.data.len);
+        try testing.expectEqual(part.bytes.ptr + item.offset, item.data.ptr);
+        try testing.expectEqual(@as(u32, @intCast(i)), file.find_tensor(item.name));
+    }
+}
+
+fn is_inside(slice: []const u8, mapping: []const u8) bool {
+    const start = @intFromPtr(slice.ptr);
+    const begin = @intFromPtr(mapping.ptr);
+    return start >= begin and start - begin <= mapping.len and slice.len <= mapping.len - (start - begin);
+}
+
+fn build_full() ![]align(std.heap.page_size_min) u8 {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.fill();
+    return sample.build();
+}
+
+test "a file is opened, and its values, tensors and sizes are there" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const content = try build_full();
+    defer testing.allocator.free(content);
+    try folder.write("model.gguf", content);
+    const file = try folder.open("model.gguf");
+    defer file.close();
+    try expect_inside(file);
+    try testing.expectEqual(15, file.value_count());
+    try testing.expectEqual(4, file.tensor_count());
+    try testing.expectEqual(content.len, file.size_bytes);
+    try testing.expectEqual(64 * 5 * 4 + 6 * 34 + 2 * 144 + 7 * 2, file.tensor_bytes);
+    try testing.expectEqual(null, file.find("no such key"));
+    try testing.expectEqual(null, file.find_tensor("no such tensor"));
+    const scalar = file.value(file.find("a.float64").?);
+    const number: f64 = @bitCast(file.bytes(scalar.offset, scalar.size_bytes).?[0..8].*);
+    try testing.expectEqual(0.1, number);
+    try testing.expectEqual(null, file.bytes(content.len, 1));
+    try testing.expectEqual(null, file.bytes(8, std.math.maxInt(u64)));
+    try testing.expectEqual(0, file.bytes(content.len, 0).?.len);
+}
+
+test "what is no readable file gets one sentence" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write("empty.gguf", "");
+    try folder.expect_fault("empty.gguf", error.BadFormat, "the file is empty, expected a GGUF file");
+    try folder.expect_fault("missing.gguf", error.NotFound, "there is no such file");
+    try folder.expect_fault("empty.gguf/model.gguf", error.NotFound, "a part of the path is not a directory");
+    try folder.temporary.dir.createDir(testing.io, "folder", .default_dir);
+    try folder.expect_fault("folder", error.Io, "this is a directory; give the path of a .gguf file in it");
+    try folder.temporary.dir.symLink(testing.io, "circle.gguf", "circle.gguf", .{});
+    try folder.expect_fault("circle.gguf", error.Io, "its symbolic links lead in a circle");
+    const long: [300]u8 = @splat('n');
+    try folder.expect_fault(&long, error.Io, "the path is too long");
+    try testing.expectError(error.InvalidArgument, File.open(testing.allocator, ""));
+    try testing.expectError(error.InvalidArgument, File.open(testing.allocator, "a\x00b"));
+    try testing.expectError(error.BadFormat, File.open(testing.allocator, "/dev/null"));
+}
+
+test "a file that the user may not read gets one sentence" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write("secret.gguf", "GGUF");
+    try testing.expectEqual(0, std.c.chmod(try folder.path("secret.gguf"), 0));
+    // To root, every file is readable.
+    const user = std.c.geteuid();
+    if (user == 0) try testing.expectEqual(0, std.c.seteuid(65_534));
+    defer if (user == 0) std.debug.assert(std.c.seteuid(user) == 0);
+    try folder.expect_fault("secret.gguf", error.Io, "this process may not read it");
+}
+
+test "a named pipe does not make the reader wait" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try testing.expectEqual(0, mkfifo(try folder.path("pipe.gguf"), 0o600));
+    try folder.expect_fault("pipe.gguf", error.Io, "this is a pipe or a device");
+}
+
+extern "c" fn mkfifo(path: [*:0]const u8, mode: std.c.mode_t) c_int;
+
+test "parts are read as one" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write_part("m-00001-of-00003.gguf", 0, 3, 3);
+    try folder.write_part("m-00002-of-00003.gguf", 1, 3, 3);
+    try folder.expect_fault(
+        "m-00001-of-00003.gguf",
+        error.NotFound,
+        "part 3 of 3 is missing: expected m-00003-of-00003.gguf in the same folder",
+    );
+    try folder.write_part("m-00003-of-00003.gguf", 2, 3, 3);
+    const file = try folder.open("m-00001-of-00003.gguf");
+    defer file.close();
+    try expect_inside(file);
+    try testing.expectEqual(3, file.value_count());
+    try testing.expectEqual(3, file.tensor_count());
+    for ([_][]const u8{ "zero", "one", "two" }, 0..) |name, part| {
+        try testing.expectEqual(part, file.tensor(file.find_tensor(name).?).part);
+    }
+    try testing.expectEqual(3 * 32 * 4 * 4, file.tensor_bytes);
+    try folder.expect_fault("m-00002-of-00003.gguf", error.InvalidArgument, "this is part 2 of 3; open the first part");
+    try testing.expect(std.mem.endsWith(u8, status.message(), "/m-00001-of-00003.gguf"));
+}
+
+test "parts that do not belong together are refused" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const first = "m-00001-of-00002.gguf";
+    const second = "m-00002-of-00002.gguf";
+    try folder.write_part(first, 0, 2, 2);
+    try folder.write_part(second, 2, 2, 2);
+    try testing.expectError(error.BadFormat, folder.open(first));
+    try testing.expect(std.mem.endsWith(u8, status.message(), second ++ ": key \"split.no\" is 2, expected 1 by the file's name"));
+    try folder.write_part(second, 1, 5, 2);
+    try testing.expectError(error.BadFormat, folder.open(first));
+    try testing.expect(std.mem.endsWith(u8, status.message(), second ++ ": key \"split.count\" is 5, expected 2 by the file's name"));
+    try folder.write_part(second, 1, 2, 2);
+    (try folder.open(first)).close();
+    try folder.write_part(first, 0, 2, 9);
+    try folder.expect_fault(first, error.BadFormat, "key \"split.tensors.count\": the 2 parts have 2 tensors, expected 9");
+    try folder.write_part(first, 0, 4, 2);
+    try folder.expect_fault(first, error.BadFormat, "has 2 parts, its key \"split.count\" says 4");
+    try folder.write_part(first, 1, 2, 2);
+    try folder.expect_fault(first, error.BadFormat, "key \"split.no\" is 1, expected 0 by the file's name");
+    try folder.write_part("renamed.gguf", 0, 2, 2);
+    try folder.expect_fault("renamed.gguf", error.BadFormat, "its name does not end in -00001-of-00002.gguf");
+    try folder.write_part("merged.gguf", 0, 0, 2);
+    (try folder.open("merged.gguf")).close();
+}
+
+test "parts that only their names tell are read, and a tensor twice in them is refused" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const content = try build_full();
+    defer testing.allocator.free(content);
+    try folder.write("n-00001-of-00002.gguf", content);
+    try folder.write("n-00002-of-00002.gguf", content);
+    try testing.expectError(error.BadFormat, folder.open("n-00001-of-00002.gguf"));
+    const sentence = "n-00002-of-00002.gguf: tensor \"token_embd.weight\": it occurs twice in the model, expected once";
+    try testing.expect(std.mem.endsWith(u8, status.message(), sentence));
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.tensor(.{ .name = "another" });
+    const other = try sample.build();
+    defer testing.allocator.free(other);
+    try folder.write("n-00002-of-00002.gguf", other);
+    const file = try folder.open("n-00001-of-00002.gguf");
+    defer file.close();
+    try testing.expectEqual(5, file.tensor_count());
+    try folder.write("o-00003-of-00002.gguf", content);
+    (try folder.open("o-00003-of-00002.gguf")).close();
+    try testing.expectEqual(null, SplitName.parse("-0000a-of-00002.gguf"));
+    try testing.expectEqual(null, SplitName.parse("m-00001-of-00002.bin"));
+}
+
+test "a split key of the wrong type is named" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.string("split.count", "two");
+    const content = try sample.build();
+    defer testing.allocator.free(content);
+    try folder.write("m.gguf", content);
+    try folder.expect_fault("m.gguf", error.BadFormat, "key \"split.count\": its type is string, expected an integer");
+}
+
+test "the fingerprint changes with metadata and weights, and only with them" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const content = try build_full();
+    defer testing.allocator.free(content);
+    var prints: [5][fingerprint_bytes]u8 = undefined;
+    // The same twice; then a changed token, the first and the last byte of the last tensor.
+    const changes = [_]?usize{ null, null, std.mem.find(u8, content, "word").?, content.len - 14, content.len - 1 };
+    for (changes, &prints) |change, *print| {
+        if (change) |offset| content[offset] ^= 1;
+        defer if (change) |offset| {
+            content[offset] ^= 1;
+        };
+        try folder.write("model.gguf", content);
+        const file = try folder.open("model.gguf");
+        defer file.close();
+        print.* = file.fingerprint();
+    }
+    try testing.expectEqual(prints[0], prints[1]);
+    for (1..prints.len) |i| for (0..i) |j| {
+        if (i == 1) continue;
+        try testing.expect(!std.mem.eql(u8, &prints[i], &prints[j]));
+    };
+}
+
+fn open_and_close(gpa: std.mem.Allocator, path: []const u8) !void {
+    const file = try File.open(gpa, path);
+    file.close();
+}
+
+test "running out of memory at any allocation leaks nothing" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write_part("m-00001-of-00002.gguf", 0, 2, 2);
+    try folder.write_part("m-00002-of-00002.gguf", 1, 2, 2);
+    const path = try folder.path("m-00001-of-00002.gguf");
+    try testing.checkAllAllocationFailures(testing.allocator, open_and_close, .{path});
+}
+
+/// Spoils a copy of a good file in one to three ways.
+fn mutate(random: std.Random, list: *std.ArrayList(u8), content: []const u8) !void {
+    list.clearRetainingCapacity();
+    try list.appendSlice(testing.allocator, content);
+    for (0..random.intRangeAtMost(usize, 1, 3)) |_| {
+        const size = list.items.len;
+        if (size < 16) return;
+        const odd = [_]u64{ 0, 1, 0x7f, 0xff, 1 << 31, 1 << 32, 1 << 63, std.math.maxInt(u64), size, size + 1 };
+        const number = if (random.boolean()) odd[random.uintLessThan(usize, odd.len)] else random.int(u64);
+        switch (random.uintLessThan(u32, 5)) {
+            0 => list.items[random.uintLessThan(usize, size)] ^= @as(u8, 1) << random.int(u3),
+            1 => list.shrinkRetainingCapacity(random.uintLessThan(usize, size)),
+            2 => std.mem.writeInt(u32, list.items[random.uintLessThan(usize, size - 4)..][0..4], @truncate(number), .little),
+            3 => std.mem.writeInt(u64, list.items[random.uintLessThan(usize, size - 8)..][0..8], number, .little),
+            else => {
+                const from = random.uintLessThan(usize, content.len - 8);
+                const piece = content[from..][0..random.uintLessThan(usize, @min(64, content.len - from))];
+                try list.insertSlice(testing.allocator, random.uintLessThan(usize, size), piece);
+            },
+        }
+    }
+}
+
+test "2,000 spoiled files each open or get a sentence" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const content = try build_full();
+    defer testing.allocator.free(content);
+    var list: std.ArrayList(u8) = .empty;
+    defer list.deinit(testing.allocator);
+    var random: std.Random.DefaultPrng = .init(testing.random_seed);
+    errdefer std.debug.print("seed {d}\n", .{testing.random_seed});
+    var opened: u32 = 0;
+    for (0..2000) |_| {
+        try mutate(random.random(), &list, content);
+        try folder.write("spoiled.gguf", list.items);
+        status.set_message("");
+        const file = folder.open("spoiled.gguf") catch {
+            try testing.expect(status.message().len > 20);
+            try testing.expect(std.mem.find(u8, status.message(), "spoiled.gguf: ") != null);
+            try testing.expect(std.unicode.utf8ValidateSlice(status.message()));
+            continue;
+        };
+        defer file.close();
+        opened += 1;
+        try expect_inside(file);
+        const print = file.fingerprint();
+        try testing.expectEqual(print, file.fingerprint());
+    }
+    // Both ends are met, or the changes would prove little.
+    try testing.expect(opened > 50 and opened < 1900);
 }

@@ -464,3 +464,247 @@ fn check_overlap(reader: *Reader, gpa: std.mem.Allocator, tensors: []const Tenso
 fn before(tensors: []const Tensor, a: u32, b: u32) bool {
     return tensors[a].offset < tensors[b].offset;
 }
+
+const testing = std.testing;
+const gguf_sample = @import("gguf_sample.zig");
+const Sample = gguf_sample.Sample;
+
+/// Reads a file that is in memory.
+const Trial = struct {
+    values: Values = .{},
+    tensors: Tensors = .{},
+
+    fn read(self: *Trial, bytes: gguf_map.Bytes) Error!Part {
+        return .read(testing.allocator, "m.gguf", bytes, 0, &self.values, &self.tensors);
+    }
+
+    fn deinit(self: *Trial) void {
+        self.values.deinit(testing.allocator);
+        self.tensors.deinit(testing.allocator);
+    }
+};
+
+fn expect_fault(bytes: gguf_map.Bytes, err: Error, sentence: []const u8) !void {
+    var trial: Trial = .{};
+    defer trial.deinit();
+    try testing.expectError(err, trial.read(bytes));
+    if (std.mem.find(u8, status.message(), sentence) == null) {
+        try testing.expectEqualStrings(sentence, status.message());
+    }
+    try testing.expect(std.mem.startsWith(u8, status.message(), "m.gguf: "));
+}
+
+/// The fault of a file that has one value: `kind` with the bytes `payload`.
+fn expect_value_fault(key: []const u8, kind: u32, payload: []const u8, sentence: []const u8) !void {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.raw(key, kind, payload);
+    // Room behind it, so that it is not taken for a file that was cut off.
+    try sample.string("last", &@as([64]u8, @splat('x')));
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    try expect_fault(bytes, error.BadFormat, sentence);
+}
+
+fn expect_tensor_fault(specs: []const gguf_sample.TensorSpec, err: Error, sentence: []const u8) !void {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    for (specs) |spec| try sample.tensor(spec);
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    try expect_fault(bytes, err, sentence);
+}
+
+test "values and tensors of every kind are found, in versions 2 and 3" {
+    for ([_]u32{ 2, 3 }) |version| {
+        var sample: Sample = .{ .gpa = testing.allocator, .version = version };
+        defer sample.deinit();
+        try sample.fill();
+        const bytes = try sample.build();
+        defer testing.allocator.free(bytes);
+        var trial: Trial = .{};
+        defer trial.deinit();
+        const part = try trial.read(bytes);
+        try testing.expectEqual(15, trial.values.items.items.len);
+        const nested = trial.values.items.items[trial.values.find("a.nested").?];
+        try testing.expectEqual(ValueType.array, nested.element_type);
+        try testing.expectEqual(12 + 2 + 12, nested.size_bytes);
+        const text = trial.values.items.items[0];
+        try testing.expectEqualStrings("llama", bytes[text.offset..][0..text.size_bytes]);
+        const tokens = trial.values.items.items[trial.values.find("tokenizer.ggml.tokens").?];
+        try testing.expectEqual(5, tokens.count);
+        try testing.expectEqualStrings("<s>", bytes[tokens.offset + 8 ..][0..3]);
+        const up = trial.tensors.items.items[trial.tensors.find("blk.0.ffn_up.weight").?];
+        try testing.expectEqual([4]u64{ 256, 2, 1, 1 }, up.ne);
+        try testing.expectEqual(2 * 144, up.data.len);
+        try testing.expectEqual(part.bytes.ptr + up.offset, up.data.ptr);
+        try testing.expectEqual(0, up.offset % 32);
+    }
+}
+
+test "unsigned numbers are read from integers of every width" {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.fill();
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    var trial: Trial = .{};
+    defer trial.deinit();
+    _ = try trial.read(bytes);
+    const cases = [_]struct { []const u8, ?u64 }{
+        .{ "a.uint8", 200 },    .{ "a.int8", null },     .{ "a.uint16", 40_000 }, .{ "a.int16", null },
+        .{ "a.int32", 7 },      .{ "a.uint64", 1 << 40 }, .{ "a.int64", null },   .{ "a.float32", null },
+        .{ "a.bool", null },    .{ "a.floats", null },   .{ "a.uint32", 4_000_000_000 },
+    };
+    for (cases) |case| {
+        const value = trial.values.items.items[trial.values.find(case[0]).?];
+        try testing.expectEqual(case[1], value.unsigned(bytes));
+    }
+}
+
+test "a file of another format, version or byte order is refused" {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.fill();
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    const version: *align(4) [4]u8 = bytes[gguf_sample.version_offset..][0..4];
+    for ([_]u32{ 0, 1, 4 }) |number| {
+        std.mem.writeInt(u32, version, number, .little);
+        var buffer: [64]u8 = undefined;
+        const sentence = try std.fmt.bufPrint(&buffer, "GGUF version {d} is not supported", .{number});
+        try expect_fault(bytes, error.Unsupported, sentence);
+    }
+    std.mem.writeInt(u32, version, 3, .big);
+    try expect_fault(bytes, error.Unsupported, "the file is big-endian");
+    @memcpy(bytes[0..4], "GGML");
+    try expect_fault(bytes, error.BadFormat, "starts with \"GGML\", expected \"GGUF\"");
+    try expect_fault(bytes[0..2], error.BadFormat, "starts with \"GG\", expected \"GGUF\"");
+}
+
+test "a file that is cut off anywhere is refused" {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.fill();
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    for (0..bytes.len) |size| {
+        // A copy, so that reading beyond it is seen.
+        const cut = try testing.allocator.alignedAlloc(u8, .fromByteUnits(std.heap.page_size_min), size);
+        defer testing.allocator.free(cut);
+        @memcpy(cut, bytes[0..size]);
+        const sentence = if (size < 4) "this is not a GGUF file" else "the file";
+        try expect_fault(cut, error.BadFormat, sentence);
+    }
+    try expect_fault(bytes[0..20], error.BadFormat, "the header: its metadata count should take 8 bytes from byte 16");
+    try expect_fault(
+        bytes[0 .. bytes.len - 1],
+        error.BadFormat,
+        "tensor \"output_norm.weight\": its 14 bytes at offset",
+    );
+}
+
+test "counts that the file cannot hold, or nothing should, are refused" {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.fill();
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    const offsets = [_]usize{ gguf_sample.tensor_count_offset, gguf_sample.value_count_offset };
+    for (offsets, [_][]const u8{ "tensors", "metadata values" }) |offset, what| {
+        const good = bytes[offset..][0..8].*;
+        defer bytes[offset..][0..8].* = good;
+        for ([_]u64{ bytes.len, 1 << 32, std.math.maxInt(u64) }) |count| {
+            std.mem.writeInt(u64, bytes[offset..][0..8], count, .little);
+            var buffer: [64]u8 = undefined;
+            try expect_fault(bytes, error.BadFormat, try std.fmt.bufPrint(&buffer, "announces {d} {s}", .{ count, what }));
+        }
+    }
+    const wide = try testing.allocator.alignedAlloc(u8, .fromByteUnits(std.heap.page_size_min), 40 << 20);
+    defer testing.allocator.free(wide);
+    @memset(wide, 0);
+    @memcpy(wide[0..8], bytes[0..8]);
+    std.mem.writeInt(u64, wide[8..16], tensors_max + 1, .little);
+    try expect_fault(wide, error.BadFormat, "announces 1048577 tensors, expected at most 1048576");
+}
+
+test "metadata values that are wrong are named" {
+    const max = std.math.maxInt(u64);
+    const header = gguf_sample.Array;
+    const nest = std.mem.asBytes(&header{ .type = 9, .count = 1 });
+    try expect_value_fault("", 4, "\x01\x00\x00\x00", "metadata value 0: its key is empty");
+    try expect_value_fault("a\xffb", 4, "\x01\x00\x00\x00", "metadata value 0: its key is not text: \"a\\xffb\"");
+    try expect_value_fault("a\x00b", 4, "\x01\x00\x00\x00", "metadata value 0: its key is not text");
+    try expect_value_fault(&@as([65_536]u8, @splat('k')), 4, "", "its key has 65536 bytes, expected at most 65535");
+    try expect_value_fault("a", 13, "", "key \"a\": its type is 13, expected a GGUF value type, 0 to 12");
+    try expect_value_fault("a", 7, "\x02", "key \"a\": one of its booleans is 2, expected 0 or 1");
+    try expect_value_fault("a", 8, std.mem.asBytes(&@as(u64, max)), "key \"a\": its string should take 18446744073709551615");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 77, .count = 1 }), "its element type is 77");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 4, .count = max }), "18446744073709551615 values of type uint32");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 4, .count = max / 4 + 2 }), "values of type uint32");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 8, .count = 1 << 40 }), "values of type string");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 8, .count = 1 }) ++
+        std.mem.asBytes(&@as(u64, max - 7)), "its string should take");
+    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 7, .count = 2 }) ++ "\x01\x09", "booleans is 9");
+    try expect_value_fault("a", 9, nest ++ nest ++ nest ++ nest ++ std.mem.asBytes(&header{ .type = 4, .count = 0 }), "nested deeper than 4");
+    try expect_value_fault("last", 4, "\x01\x00\x00\x00", "key \"last\": it occurs twice");
+}
+
+test "a wrong alignment is refused and another one is honoured" {
+    const key = "general.alignment";
+    try expect_value_fault(key, 10, std.mem.asBytes(&@as(u64, 32)), "key \"general.alignment\": its type is uint64");
+    for ([_]u32{ 0, 4, 48 }) |number| {
+        try expect_value_fault(key, 4, std.mem.asBytes(&number), "expected a power of two from 8");
+    }
+    var sample: Sample = .{ .gpa = testing.allocator, .alignment = 256 };
+    defer sample.deinit();
+    try sample.scalar(key, .uint32, @as(u32, 256));
+    try sample.fill();
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    var trial: Trial = .{};
+    defer trial.deinit();
+    _ = try trial.read(bytes);
+    for (trial.tensors.items.items) |tensor| try testing.expectEqual(0, tensor.offset % 256);
+}
+
+test "tensors that are wrong are named" {
+    const long: [64]u8 = @splat('n');
+    const bad = error.BadFormat;
+    try expect_tensor_fault(&.{.{ .name = &long }}, bad, "tensor 0: its name has 64 bytes, expected at most 63");
+    try expect_tensor_fault(&.{.{ .name = "" }}, bad, "tensor 0: its name is empty");
+    try expect_tensor_fault(&.{.{ .name = "\xc0" }}, bad, "tensor 0: its name is not text: \"\\xc0\"");
+    try expect_tensor_fault(&.{ .{ .name = "t" }, .{ .name = "t" } }, bad, "tensor \"t\": it occurs twice");
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{} }}, bad, "tensor \"t\": it has 0 dimensions, expected 1 to 4");
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ 1, 1, 1, 1, 1 } }}, bad, "it has 5 dimensions");
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ 4, 0 } }}, bad, "dimension 1 is 0, expected at least 1");
+    const wide = 1 << 32;
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ wide, wide } }}, bad, "more elements than can be counted");
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{1 << 62} }}, bad, "more bytes than can be counted");
+    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ wide, 1 << 20 } }}, bad, "lie beyond the end");
+    try expect_tensor_fault(&.{.{ .name = "t", .type = 43 }}, error.Unsupported, "its type is 43, which this version does not know");
+    try expect_tensor_fault(&.{.{ .name = "t", .type = 31 }}, error.Unsupported, "its type is 31, which ggml has removed");
+    try expect_tensor_fault(
+        &.{.{ .name = "t", .ne = &.{100}, .type = 12 }},
+        bad,
+        "its rows have 100 elements, expected a multiple of 256 for type q4_K",
+    );
+    try expect_tensor_fault(&.{.{ .name = "t", .offset = 8 }}, bad, "its offset is 8, expected a multiple of 32");
+    try expect_tensor_fault(&.{.{ .name = "t", .offset = std.math.maxInt(u64) - 31 }}, bad, "lie beyond the end");
+    try expect_tensor_fault(&.{ .{ .name = "t" }, .{ .name = "u", .offset = 32 } }, bad, "inside of tensor \"t\"");
+    try expect_tensor_fault(&.{ .{ .name = "t", .offset = 32 }, .{ .name = "u", .offset = 0 } }, bad, "tensor \"t\": its data starts at");
+}
+
+test "gaps between tensors and any order of them are read" {
+    var sample: Sample = .{ .gpa = testing.allocator };
+    defer sample.deinit();
+    try sample.tensor(.{ .name = "second", .offset = 1024 });
+    try sample.tensor(.{ .name = "first", .offset = 0 });
+    const bytes = try sample.build();
+    defer testing.allocator.free(bytes);
+    var trial: Trial = .{};
+    defer trial.deinit();
+    _ = try trial.read(bytes);
+    const tensors = trial.tensors.items.items;
+    try testing.expectEqual(1024, tensors[0].offset - tensors[1].offset);
+}
