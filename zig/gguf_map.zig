@@ -1,7 +1,8 @@
 //! A whole file as read-only memory, and the sentence for each way in which that can fail.
 //!
-//! Pages are read when they are first touched and shared with every other process that maps the file. Bytes that
-//! another program cuts off or overwrites while a file is mapped are out of this library's hands, as with any mapping.
+//! Pages are read when they are first touched and shared with every other process that maps the
+//! file. Bytes that another program cuts off or overwrites while a file is mapped are out of this
+//! library's hands, as with any mapping.
 
 const std = @import("std");
 const status = @import("status.zig");

@@ -1,7 +1,8 @@
 //! One file of a model: what its header says, checked against what the file holds.
 //!
-//! The bytes may come from anywhere. Each count, length and offset is compared with the bytes that are left before it
-//! is used, so that no file can make the library read outside of its mapping, or reserve memory by a false number.
+//! The bytes may come from anywhere. Each count, length and offset is compared with the bytes that
+//! are left before it is used, so that no file can make the library read outside of its mapping, or
+//! reserve memory by a false number.
 
 const std = @import("std");
 const status = @import("status.zig");
@@ -43,12 +44,14 @@ pub const Value = struct {
     element_type: ValueType,
     /// Elements of an array; 1 for any other value.
     count: u64,
-    /// From the start of the file. A string's own bytes, without their length. An array's first element: numbers
-    /// lie side by side, strings each as a u64 length and bytes, arrays each as a u32 type, a u64 count and elements.
+    /// From the start of the file. A string's own bytes, without their length. An array's first
+    /// element: numbers lie side by side, strings each as a u64 length and bytes, arrays each as a
+    /// u32 type, a u64 count and elements.
     offset: u64,
     size_bytes: u64,
 
-    /// The value as a number, if it is an integer of any width and not negative. `file` is the file's bytes.
+    /// The value as a number, if it is an integer of any width and not negative. `file` is the
+    /// file's bytes.
     pub fn unsigned(self: Value, file: []const u8) ?u64 {
         const bytes = file[self.offset..][0..self.size_bytes];
         return switch (self.type) {
@@ -127,7 +130,8 @@ pub const Part = struct {
     /// Header, metadata and tensor table.
     header_bytes: u64,
 
-    /// Reads the header of `bytes`: adds its values to `values` and its tensors to `tensors`, as of part `number`.
+    /// Reads the header of `bytes`: adds its values to `values` and its tensors to `tensors`, as of
+    /// part `number`.
     pub fn read(
         gpa: std.mem.Allocator,
         path: [:0]const u8,
@@ -149,7 +153,8 @@ pub const Part = struct {
     }
 };
 
-/// What the reader is at, for its sentences: by name, or by index while the name is not yet known to be good.
+/// What the reader is at, for its sentences: by name, or by index while the name is not yet known
+/// to be good.
 const Subject = union(enum) {
     header,
     value_at: u64,
@@ -319,8 +324,8 @@ fn read_type(reader: *Reader, what: []const u8) Error!ValueType {
 fn skip(reader: *Reader, kind: ValueType, count: u64, depth: u32) Error!void {
     if (count > reader.remaining() / kind.size_bytes_min()) {
         return reader.wrong(
-            "it announces {d} values of type {t} at byte {d}, more than the file's {d} bytes can hold; " ++
-                "it is cut off or damaged",
+            "it announces {d} values of type {t} at byte {d}, more than the file's {d} bytes can " ++
+                "hold; it is cut off or damaged",
             .{ count, kind, reader.position, reader.bytes.len },
         );
     }
@@ -360,7 +365,13 @@ fn read_alignment(reader: *Reader, values: *const Values) Error!u64 {
 }
 
 /// Adds a tensor whose offset still counts from the start of the data; `place` moves it.
-fn read_tensor(reader: *Reader, gpa: std.mem.Allocator, index: u64, part: u32, tensors: *Tensors) Error!void {
+fn read_tensor(
+    reader: *Reader,
+    gpa: std.mem.Allocator,
+    index: u64,
+    part: u32,
+    tensors: *Tensors,
+) Error!void {
     reader.subject = .{ .tensor_at = index };
     const name = try reader.name("name", name_bytes_max);
     reader.subject = .{ .tensor = name };
@@ -392,7 +403,8 @@ fn measure(reader: *const Reader, tensor: *const Tensor) Error!u64 {
         error.Unsupported,
         "its type is {d}, {s}",
         .{
-            tensor.type, if (gguf_type.tensor_type_removed(tensor.type))
+            tensor.type,
+            if (gguf_type.tensor_type_removed(tensor.type))
                 @as([]const u8, "which ggml has removed; quantize the model again")
             else
                 "which this version does not know",
@@ -552,9 +564,17 @@ test "unsigned numbers are read from integers of every width" {
     defer trial.deinit();
     _ = try trial.read(bytes);
     const cases = [_]struct { []const u8, ?u64 }{
-        .{ "a.uint8", 200 },    .{ "a.int8", null },     .{ "a.uint16", 40_000 }, .{ "a.int16", null },
-        .{ "a.int32", 7 },      .{ "a.uint64", 1 << 40 }, .{ "a.int64", null },   .{ "a.float32", null },
-        .{ "a.bool", null },    .{ "a.floats", null },   .{ "a.uint32", 4_000_000_000 },
+        .{ "a.uint8", 200 },
+        .{ "a.int8", null },
+        .{ "a.uint16", 40_000 },
+        .{ "a.int16", null },
+        .{ "a.uint32", 4_000_000_000 },
+        .{ "a.int32", 7 },
+        .{ "a.uint64", 1 << 40 },
+        .{ "a.int64", null },
+        .{ "a.float32", null },
+        .{ "a.bool", null },
+        .{ "a.floats", null },
     };
     for (cases) |case| {
         const value = trial.values.items.items[trial.values.find(case[0]).?];
@@ -596,7 +616,7 @@ test "a file that is cut off anywhere is refused" {
         const sentence = if (size < 4) "this is not a GGUF file" else "the file";
         try expect_fault(cut, error.BadFormat, sentence);
     }
-    try expect_fault(bytes[0..20], error.BadFormat, "the header: its metadata count should take 8 bytes from byte 16");
+    try expect_fault(bytes[0..20], error.BadFormat, "the header: its metadata count should take 8 bytes");
     try expect_fault(
         bytes[0 .. bytes.len - 1],
         error.BadFormat,
@@ -617,7 +637,8 @@ test "counts that the file cannot hold, or nothing should, are refused" {
         for ([_]u64{ bytes.len, 1 << 32, std.math.maxInt(u64) }) |count| {
             std.mem.writeInt(u64, bytes[offset..][0..8], count, .little);
             var buffer: [64]u8 = undefined;
-            try expect_fault(bytes, error.BadFormat, try std.fmt.bufPrint(&buffer, "announces {d} {s}", .{ count, what }));
+            const sentence = try std.fmt.bufPrint(&buffer, "announces {d} {s}", .{ count, what });
+            try expect_fault(bytes, error.BadFormat, sentence);
         }
     }
     const wide = try testing.allocator.alignedAlloc(u8, .fromByteUnits(std.heap.page_size_min), 40 << 20);
@@ -629,30 +650,34 @@ test "counts that the file cannot hold, or nothing should, are refused" {
 }
 
 test "metadata values that are wrong are named" {
+    const head = gguf_sample.array_head;
     const max = std.math.maxInt(u64);
-    const header = gguf_sample.Array;
-    const nest = std.mem.asBytes(&header{ .type = 9, .count = 1 });
-    try expect_value_fault("", 4, "\x01\x00\x00\x00", "metadata value 0: its key is empty");
-    try expect_value_fault("a\xffb", 4, "\x01\x00\x00\x00", "metadata value 0: its key is not text: \"a\\xffb\"");
-    try expect_value_fault("a\x00b", 4, "\x01\x00\x00\x00", "metadata value 0: its key is not text");
-    try expect_value_fault(&@as([65_536]u8, @splat('k')), 4, "", "its key has 65536 bytes, expected at most 65535");
-    try expect_value_fault("a", 13, "", "key \"a\": its type is 13, expected a GGUF value type, 0 to 12");
-    try expect_value_fault("a", 7, "\x02", "key \"a\": one of its booleans is 2, expected 0 or 1");
-    try expect_value_fault("a", 8, std.mem.asBytes(&@as(u64, max)), "key \"a\": its string should take 18446744073709551615");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 77, .count = 1 }), "its element type is 77");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 4, .count = max }), "18446744073709551615 values of type uint32");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 4, .count = max / 4 + 2 }), "values of type uint32");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 8, .count = 1 << 40 }), "values of type string");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 8, .count = 1 }) ++
-        std.mem.asBytes(&@as(u64, max - 7)), "its string should take");
-    try expect_value_fault("a", 9, std.mem.asBytes(&header{ .type = 7, .count = 2 }) ++ "\x01\x09", "booleans is 9");
-    try expect_value_fault("a", 9, nest ++ nest ++ nest ++ nest ++ std.mem.asBytes(&header{ .type = 4, .count = 0 }), "nested deeper than 4");
-    try expect_value_fault("last", 4, "\x01\x00\x00\x00", "key \"last\": it occurs twice");
+    const one: [4]u8 = .{ 1, 0, 0, 0 };
+    const endless: [8]u8 = @splat(0xff);
+    const nested = comptime head(9, 1) ++ head(9, 1) ++ head(9, 1) ++ head(9, 1) ++ head(4, 0);
+    const cases = [_]struct { []const u8, u32, []const u8, []const u8 }{
+        .{ "", 4, &one, "metadata value 0: its key is empty" },
+        .{ "a\xffb", 4, &one, "metadata value 0: its key is not text: \"a\\xffb\"" },
+        .{ "a\x00b", 4, &one, "metadata value 0: its key is not text: \"a\\x00b\"" },
+        .{ &@as([65_536]u8, @splat('k')), 4, &one, "its key has 65536 bytes, expected at most 65535" },
+        .{ "last", 4, &one, "key \"last\": it occurs twice, expected once" },
+        .{ "a", 13, "", "key \"a\": its type is 13, expected a GGUF value type, 0 to 12" },
+        .{ "a", 7, "\x02", "key \"a\": one of its booleans is 2, expected 0 or 1" },
+        .{ "a", 8, &endless, "key \"a\": its string should take 18446744073709551615 bytes" },
+        .{ "a", 9, &head(77, 1), "its element type is 77" },
+        .{ "a", 9, &head(4, max), "announces 18446744073709551615 values of type uint32" },
+        .{ "a", 9, &head(4, max / 4 + 2), "announces 4611686018427387905 values of type uint32" },
+        .{ "a", 9, &head(8, 1 << 40), "announces 1099511627776 values of type string" },
+        .{ "a", 9, &(comptime head(8, 1) ++ endless), "its string should take 18446744073709551615" },
+        .{ "a", 9, &(comptime head(7, 2) ++ "\x01\x09".*), "one of its booleans is 9" },
+        .{ "a", 9, &nested, "its arrays are nested deeper than 4" },
+    };
+    for (cases) |case| try expect_value_fault(case[0], case[1], case[2], case[3]);
 }
 
 test "a wrong alignment is refused and another one is honoured" {
     const key = "general.alignment";
-    try expect_value_fault(key, 10, std.mem.asBytes(&@as(u64, 32)), "key \"general.alignment\": its type is uint64");
+    try expect_value_fault(key, 10, &@as([8]u8, @splat(1)), "key \"general.alignment\": its type is uint64");
     for ([_]u32{ 0, 4, 48 }) |number| {
         try expect_value_fault(key, 4, std.mem.asBytes(&number), "expected a power of two from 8");
     }
@@ -670,29 +695,38 @@ test "a wrong alignment is refused and another one is honoured" {
 
 test "tensors that are wrong are named" {
     const long: [64]u8 = @splat('n');
-    const bad = error.BadFormat;
-    try expect_tensor_fault(&.{.{ .name = &long }}, bad, "tensor 0: its name has 64 bytes, expected at most 63");
-    try expect_tensor_fault(&.{.{ .name = "" }}, bad, "tensor 0: its name is empty");
-    try expect_tensor_fault(&.{.{ .name = "\xc0" }}, bad, "tensor 0: its name is not text: \"\\xc0\"");
-    try expect_tensor_fault(&.{ .{ .name = "t" }, .{ .name = "t" } }, bad, "tensor \"t\": it occurs twice");
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{} }}, bad, "tensor \"t\": it has 0 dimensions, expected 1 to 4");
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ 1, 1, 1, 1, 1 } }}, bad, "it has 5 dimensions");
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ 4, 0 } }}, bad, "dimension 1 is 0, expected at least 1");
     const wide = 1 << 32;
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ wide, wide } }}, bad, "more elements than can be counted");
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{1 << 62} }}, bad, "more bytes than can be counted");
-    try expect_tensor_fault(&.{.{ .name = "t", .ne = &.{ wide, 1 << 20 } }}, bad, "lie beyond the end");
-    try expect_tensor_fault(&.{.{ .name = "t", .type = 43 }}, error.Unsupported, "its type is 43, which this version does not know");
-    try expect_tensor_fault(&.{.{ .name = "t", .type = 31 }}, error.Unsupported, "its type is 31, which ggml has removed");
-    try expect_tensor_fault(
-        &.{.{ .name = "t", .ne = &.{100}, .type = 12 }},
-        bad,
-        "its rows have 100 elements, expected a multiple of 256 for type q4_K",
-    );
-    try expect_tensor_fault(&.{.{ .name = "t", .offset = 8 }}, bad, "its offset is 8, expected a multiple of 32");
-    try expect_tensor_fault(&.{.{ .name = "t", .offset = std.math.maxInt(u64) - 31 }}, bad, "lie beyond the end");
-    try expect_tensor_fault(&.{ .{ .name = "t" }, .{ .name = "u", .offset = 32 } }, bad, "inside of tensor \"t\"");
-    try expect_tensor_fault(&.{ .{ .name = "t", .offset = 32 }, .{ .name = "u", .offset = 0 } }, bad, "tensor \"t\": its data starts at");
+    const cases = [_]struct { gguf_sample.TensorSpec, []const u8 }{
+        .{ .{ .name = &long }, "tensor 0: its name has 64 bytes, expected at most 63" },
+        .{ .{ .name = "" }, "tensor 0: its name is empty" },
+        .{ .{ .name = "\xc0" }, "tensor 0: its name is not text: \"\\xc0\", expected UTF-8" },
+        .{ .{ .name = "t", .ne = &.{} }, "tensor \"t\": it has 0 dimensions, expected 1 to 4" },
+        .{ .{ .name = "t", .ne = &.{ 1, 1, 1, 1, 1 } }, "it has 5 dimensions, expected 1 to 4" },
+        .{ .{ .name = "t", .ne = &.{ 4, 0 } }, "dimension 1 is 0, expected at least 1" },
+        .{ .{ .name = "t", .ne = &.{ wide, wide } }, "more elements than can be counted" },
+        .{ .{ .name = "t", .ne = &.{1 << 62} }, "more bytes than can be counted" },
+        .{ .{ .name = "t", .ne = &.{ wide, 1 << 20 } }, "lie beyond the end" },
+        .{ .{ .name = "t", .offset = 8 }, "its offset is 8, expected a multiple of 32" },
+        .{ .{ .name = "t", .offset = std.math.maxInt(u64) - 31 }, "lie beyond the end" },
+        .{
+            .{ .name = "t", .ne = &.{100}, .type = 12 },
+            "its rows have 100 elements, expected a multiple of 256 for type q4_K",
+        },
+    };
+    for (cases) |case| try expect_tensor_fault(&.{case[0]}, error.BadFormat, case[1]);
+    const unknown = "its type is 43, which this version does not know";
+    try expect_tensor_fault(&.{.{ .name = "t", .type = 43 }}, error.Unsupported, unknown);
+    const removed = "its type is 31, which ggml has removed; quantize the model again";
+    try expect_tensor_fault(&.{.{ .name = "t", .type = 31 }}, error.Unsupported, removed);
+}
+
+test "tensors that share a name or bytes are refused" {
+    const t: gguf_sample.TensorSpec = .{ .name = "t" };
+    try expect_tensor_fault(&.{ t, t }, error.BadFormat, "tensor \"t\": it occurs twice in the model");
+    const u: gguf_sample.TensorSpec = .{ .name = "u", .offset = 32 };
+    const inside = "tensor \"u\": its data starts at byte 160, inside of tensor \"t\" (bytes 128 to 640)";
+    try expect_tensor_fault(&.{ t, u }, error.BadFormat, inside);
+    try expect_tensor_fault(&.{ u, .{ .name = "t", .offset = 0 } }, error.BadFormat, inside);
 }
 
 test "gaps between tensors and any order of them are read" {

@@ -90,11 +90,10 @@ pub const Sample = struct {
         try self.scalar("a.int64", .int64, @as(i64, -1 << 40));
         try self.scalar("a.float64", .float64, @as(f64, 0.1));
         try self.strings("tokenizer.ggml.tokens", &.{ "<s>", "", "\xff\xfe", "word", "✓" });
-        const floats: [2]f32 = .{ 0.5, -1 };
-        try self.raw("a.floats", 9, std.mem.asBytes(&Array{ .type = 6, .count = 2 }) ++ std.mem.asBytes(&floats));
-        try self.raw("a.nested", 9, std.mem.asBytes(&Array{ .type = 9, .count = 2 }) ++
-            std.mem.asBytes(&Array{ .type = 7, .count = 2 }) ++ "\x00\x01" ++
-            std.mem.asBytes(&Array{ .type = 8, .count = 0 }));
+        const floats: [8]u8 = @bitCast([2]f32{ 0.5, -1 });
+        try self.raw("a.floats", 9, &(array_head(6, 2) ++ floats));
+        const booleans = array_head(7, 2) ++ [2]u8{ 0, 1 };
+        try self.raw("a.nested", 9, &(array_head(9, 2) ++ booleans ++ array_head(8, 0)));
         try self.tensor(.{ .name = "token_embd.weight", .ne = &.{ 64, 5 } });
         try self.tensor(.{ .name = "blk.0.attn_q.weight", .ne = &.{ 32, 3, 2 }, .type = 8 });
         try self.tensor(.{ .name = "blk.0.ffn_up.weight", .ne = &.{ 256, 2 }, .type = 12 });
@@ -112,24 +111,21 @@ pub const Sample = struct {
         try file.appendSlice(self.gpa, self.values.items);
         try file.appendSlice(self.gpa, self.tensors.items);
         if (self.tensor_count > 0) {
-            try file.appendNTimes(self.gpa, 0, std.mem.alignForward(u64, file.items.len, self.alignment) - file.items.len);
+            const data_offset = std.mem.alignForward(u64, file.items.len, self.alignment);
+            try file.appendNTimes(self.gpa, 0, data_offset - file.items.len);
         }
         for (0..self.data_bytes) |i| try file.append(self.gpa, @truncate(i *% 31 +% i / 256));
-        const result = try self.gpa.alignedAlloc(u8, .fromByteUnits(std.heap.page_size_min), file.items.len);
+        const page = comptime std.mem.Alignment.fromByteUnits(std.heap.page_size_min);
+        const result = try self.gpa.alignedAlloc(u8, page, file.items.len);
         @memcpy(result, file.items);
         return result;
     }
 };
 
 /// The head of an array: the type and number of its elements.
-pub const Array = extern struct {
-    type: u32 align(4),
-    count: u64 align(4),
-
-    comptime {
-        std.debug.assert(@sizeOf(Array) == 12);
-    }
-};
+pub fn array_head(kind: u32, count: u64) [12]u8 {
+    return @as([4]u8, @bitCast(kind)) ++ @as([8]u8, @bitCast(count));
+}
 
 fn size_of(spec: TensorSpec) u64 {
     const kind = gguf_type.tensor_type(spec.type) orelse return 0;

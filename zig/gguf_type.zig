@@ -1,6 +1,8 @@
-//! The types that a GGUF file can name: those of metadata values, and those of tensors with the sizes of their blocks.
+//! The types that a GGUF file can name: those of metadata values, and those of tensors with the
+//! sizes of their blocks.
 //!
-//! Facts: the GGUF specification and ggml 0.25.1; a test of the library compares the table with the ggml it links.
+//! Facts: the GGUF specification and ggml 0.25.1; a test of the library compares the table with the
+//! ggml it links.
 
 const std = @import("std");
 
@@ -36,7 +38,8 @@ pub const ValueType = enum(u32) {
         };
     }
 
-    /// The fewest bytes that one value takes: a string has its length, an array its element type and count.
+    /// The fewest bytes that one value takes: a string has its length, an array its element type
+    /// and count.
     pub fn size_bytes_min(self: ValueType) u64 {
         return self.size_bytes() orelse switch (self) {
             .string => 8,
@@ -46,7 +49,8 @@ pub const ValueType = enum(u32) {
     }
 };
 
-/// How the elements of a tensor are stored: `block_bytes` bytes for each `block_elements` elements of a row.
+/// How the elements of a tensor are stored: `block_bytes` bytes for each `block_elements` elements
+/// of a row.
 pub const TensorType = struct {
     name: []const u8,
     block_elements: u64,
