@@ -1,17 +1,24 @@
 //! The built-in sampling chain: from one row of logits to one token.
 //!
-//! Order, which is llama.cpp's: logit bias, penalties, then either greedy (temperature 0) or top-k, top-p, min-p,
-//! temperature, and a draw. Each filter sees the candidates that the one before it kept; top-p and min-p measure
-//! probabilities before temperature, so that a hotter draw does not let unlikely tokens in.
+//! Order, which is llama.cpp's: logit bias, penalties, then either greedy (temperature 0) or top-k,
+//! top-p, min-p, temperature, and a draw. Each filter sees the candidates that the one before it
+//! kept; top-p and min-p measure probabilities before temperature, so that a hotter draw does not
+//! let unlikely tokens in.
 //!
-//! A draw is a function of the logits, the seed and the number of draws before it, and of nothing else: candidates stay
-//! in the order of their ids, the vector width is fixed and no product is fused, so that the same logits and the same
-//! seed give the same token on every CPU, alone or among other sequences.
+//! A draw is a function of the logits, the seed and the number of draws before it, and of nothing
+//! else: candidates stay in the order of their ids, the vector width is fixed and no product is
+//! fused, so that the same logits and the same seed give the same token on every CPU, alone or
+//! among other sequences.
 //!
-//! Nothing sorts the vocabulary and no sample allocates. Filters look for the logit at which to cut.
+//! Nothing sorts the vocabulary and no sample allocates. Filters look for the logit at which to
+//! cut.
 
 const std = @import("std");
+const numbers = @import("logits.zig");
 const status = @import("status.zig");
+const Candidates = @import("candidates.zig").Candidates;
+const Kept = @import("candidates.zig").Kept;
+const TokenHistory = @import("token_history.zig").TokenHistory;
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 const inf = std.math.inf(f32);
@@ -24,11 +31,13 @@ pub const logit_bias_max = 1e9;
 pub const Config = extern struct {
     /// 0 takes the most probable token; up to 1000. Divides the logits before the draw.
     temperature: f32 = 0,
-    /// Above 0, up to 1: keeps the fewest most probable tokens that together reach this probability. 1 is off.
+    /// Above 0, up to 1: keeps the fewest most probable tokens that together reach this
+    /// probability. 1 is off.
     top_p: f32 = 1,
     /// 0 to 1: keeps tokens at least this fraction as probable as the most probable one. 0 is off.
     min_p: f32 = 0,
-    /// 0.01 to 100: divides positive and multiplies negative logits of tokens seen (CTRL, arXiv:1909.05858). 1 is off.
+    /// 0.01 to 100: divides positive and multiplies negative logits of tokens seen (CTRL,
+    /// arXiv:1909.05858). 1 is off.
     repetition_penalty: f32 = 1,
     /// -100 to 100: subtracted once per occurrence (OpenAI's definition). 0 is off.
     frequency_penalty: f32 = 0,
@@ -36,12 +45,14 @@ pub const Config = extern struct {
     presence_penalty: f32 = 0,
     /// Keeps this many most probable tokens; 0 and -1 are off.
     top_k: i32 = 0,
-    /// How many accepted tokens the penalties look back on: up to `penalty_last_n_max`; 0 is none, -1 all.
+    /// How many accepted tokens the penalties look back on: up to `penalty_last_n_max`; 0 is none,
+    /// -1 all.
     penalty_last_n: i32 = 64,
     /// The 64-bit seed's halves, any value.
     seed_low: u32 = 0,
     seed_high: u32 = 0,
-    /// 1 computes `Choice.log_probability`, which costs a pass of exponentials over the vocabulary; 0 does not.
+    /// 1 computes `Choice.log_probability`, which costs a pass of exponentials over the vocabulary;
+    /// 0 does not.
     log_probability: u32 = 0,
 
     /// Names the first field out of its range.
@@ -53,8 +64,11 @@ pub const Config = extern struct {
         try check("repetition_penalty", config.repetition_penalty, 0.01, 100, "from 0.01 to 100");
         try check("frequency_penalty", config.frequency_penalty, -100, 100, "from -100 to 100");
         try check("presence_penalty", config.presence_penalty, -100, 100, "from -100 to 100");
-        try check("top_k", config.top_k, -1, std.math.maxInt(i32), "of tokens to keep; 0 or -1 keeps all");
-        try check("penalty_last_n", config.penalty_last_n, -1, penalty_last_n_max, "up to 1048576, or -1 for all");
+        const top_k_allowed = "of tokens to keep; 0 or -1 keeps all";
+        try check("top_k", config.top_k, -1, std.math.maxInt(i32), top_k_allowed);
+        const last_n_max = penalty_last_n_max;
+        const last_n_allowed = "up to 1048576, or -1 for all";
+        try check("penalty_last_n", config.penalty_last_n, -1, last_n_max, last_n_allowed);
         try check("log_probability", config.log_probability, 0, 1, "that is 0 or 1");
     }
 
@@ -83,8 +97,9 @@ fn check(
 
 pub const Choice = struct {
     token: u32,
-    /// The natural logarithm of the token's probability under the model's own softmax of the raw logits: before bias,
-    /// penalties, filters and temperature. NaN unless `Config.log_probability` asks for it.
+    /// The natural logarithm of the token's probability under the model's own softmax of the raw
+    /// logits: before bias, penalties, filters and temperature. NaN unless `Config.log_probability`
+    /// asks for it.
     log_probability: f32,
 };
 
@@ -94,21 +109,18 @@ pub const Sampler = struct {
     vocabulary_size: u32,
     bias_ids: []u32,
     bias_values: []f32,
-    history: History,
+    history: TokenHistory,
     /// Draws since the start; with the seed, the whole state of the random numbers.
     draws: u64,
     /// The logits with bias and penalties, [vocabulary]; empty where neither is set.
     adjusted: []f32,
-    /// Candidates in ascending order of id; all empty when greedy.
-    values: []f32,
-    ids: []u32,
-    weights: []f32,
-    count: usize,
+    /// Without buffers when greedy.
+    candidates: Candidates,
     /// The sum of each block of weights, for the draw.
     block_sums: []f64,
 
-    /// Copies the bias. Refuses a configuration out of range, and a bias that is NaN, too large, or for a token that
-    /// does not exist or comes twice.
+    /// Copies the bias. Refuses a configuration out of range, and a bias that is NaN, too large, or
+    /// for a token that does not exist or comes twice.
     pub fn init(
         gpa: Allocator,
         vocabulary_size: u32,
@@ -116,7 +128,9 @@ pub const Sampler = struct {
         bias_ids: []const u32,
         bias_values: []const f32,
     ) status.Error!Sampler {
-        if (vocabulary_size == 0) return status.fail(error.InvalidArgument, "sampling: the vocabulary is empty", .{});
+        if (vocabulary_size == 0) {
+            return status.fail(error.InvalidArgument, "sampling: the vocabulary is empty", .{});
+        }
         try config.validate();
         try check_bias(vocabulary_size, bias_ids, bias_values);
         var self: Sampler = .{
@@ -128,10 +142,7 @@ pub const Sampler = struct {
             .history = .{},
             .draws = 0,
             .adjusted = &.{},
-            .values = &.{},
-            .ids = &.{},
-            .weights = &.{},
-            .count = 0,
+            .candidates = .{ .filters = .{} },
             .block_sums = &.{},
         };
         errdefer self.deinit();
@@ -148,16 +159,15 @@ pub const Sampler = struct {
         self.gpa.free(self.bias_values);
         self.history.deinit(self.gpa);
         self.gpa.free(self.adjusted);
-        self.gpa.free(self.values);
-        self.gpa.free(self.ids);
-        self.gpa.free(self.weights);
+        self.candidates.deinit(self.gpa);
         self.gpa.free(self.block_sums);
         self.* = undefined;
     }
 
     /// A sampler that goes on exactly as this one would: for a fork of the sequence.
     pub fn clone(self: *const Sampler) status.Error!Sampler {
-        var copy = try init(self.gpa, self.vocabulary_size, self.config, self.bias_ids, self.bias_values);
+        const size = self.vocabulary_size;
+        var copy = try init(self.gpa, size, self.config, self.bias_ids, self.bias_values);
         errdefer copy.deinit();
         try copy.history.assign(self.gpa, &self.history);
         copy.draws = self.draws;
@@ -170,8 +180,8 @@ pub const Sampler = struct {
         self.draws = 0;
     }
 
-    /// Adds a token to what the penalties look back on. `sample` does not do so by itself: the caller decides whether
-    /// the prompt counts. Free when no penalty is set.
+    /// Adds a token to what the penalties look back on. `sample` does not do so by itself: the
+    /// caller decides whether the prompt counts. Free when no penalty is set.
     pub fn accept(self: *Sampler, token: u32) status.Error!void {
         if (token >= self.vocabulary_size) return status.fail(
             error.InvalidArgument,
@@ -181,35 +191,36 @@ pub const Sampler = struct {
         if (self.config.penalizes()) try self.history.push(self.gpa, token);
     }
 
-    /// Chooses a token. `logits` has one number per token and is not modified; -infinity is a token that the model
-    /// rules out. `step` is named when the logits hold NaN or +infinity, or rule out everything.
+    /// Chooses a token. `logits` has one number per token and is not modified; -infinity is a token
+    /// that the model rules out. `step` is named when the logits hold NaN or +infinity, or rule out
+    /// everything.
     pub fn sample(self: *Sampler, logits: []const f32, step: u64) status.Error!Choice {
         if (logits.len != self.vocabulary_size) return status.fail(
             error.InvalidArgument,
             "sampling: step {d} has {d} logits for a vocabulary of {d} tokens",
             .{ step, logits.len, self.vocabulary_size },
         );
-        const raw = peak(logits);
+        const raw = numbers.peak(logits);
         if (raw.nan or raw.max == inf or raw.max == -inf) return fail_logits(logits, step);
 
         const changed = self.bias_ids.len > 0 or self.history.counts.count() > 0;
         const scores = if (changed) self.adjust(logits) else logits;
-        const top = if (changed) peak(scores) else raw;
+        const top = if (changed) numbers.peak(scores) else raw;
         assert(!top.nan and top.max < inf);
         if (top.max == -inf) return status.fail(
             error.InvalidArgument,
-            "sampling: the logit bias bans every token that the model allows at step {d}; ban fewer tokens",
+            "sampling: at step {d} the logit bias bans every token that the model allows; ban fewer",
             .{step},
         );
         const token = if (self.config.temperature == 0) top.token else blk: {
-            const kept = self.filter(scores, top.max);
+            const kept = self.candidates.filter(scores, top.max);
             break :blk self.draw(kept, top.max);
         };
         assert(scores[token] > -inf);
         return .{
             .token = token,
             .log_probability = if (self.config.log_probability == 1)
-                log_probability(logits, raw.max, token)
+                numbers.log_probability(logits, raw.max, token)
             else
                 std.math.nan(f32),
         };
@@ -220,15 +231,12 @@ pub const Sampler = struct {
         const size: usize = self.vocabulary_size;
         if (self.bias_ids.len > 0 or config.penalizes()) self.adjusted = try self.gpa.alloc(f32, size);
         if (config.temperature == 0) return;
-        self.block_sums = try self.gpa.alloc(f64, std.math.divCeil(usize, size, block_tokens) catch unreachable);
-        if (!self.limits_count() and config.top_p == 1 and config.min_p == 0) return;
-        const capacity = if (self.limits_count())
-            @min(size, @max(2 * @as(usize, @intCast(config.top_k)), top_k_buffer_min))
-        else
-            size;
-        self.values = try self.gpa.alloc(f32, capacity);
-        self.ids = try self.gpa.alloc(u32, capacity);
-        if (config.top_p < 1) self.weights = try self.gpa.alloc(f32, capacity);
+        self.block_sums = try self.gpa.alloc(f64, block_count(size));
+        self.candidates = try .init(self.gpa, size, .{
+            .top_k = @intCast(@max(config.top_k, 0)),
+            .top_p = config.top_p,
+            .min_p = config.min_p,
+        });
     }
 
     fn check_unique(self: *Sampler) status.Error!void {
@@ -242,10 +250,6 @@ pub const Sampler = struct {
         );
     }
 
-    fn limits_count(self: *const Sampler) bool {
-        return self.config.top_k > 0 and self.config.top_k < self.vocabulary_size;
-    }
-
     /// The logits with bias, then penalties.
     fn adjust(self: *Sampler, logits: []const f32) []const f32 {
         @memcpy(self.adjusted, logits);
@@ -255,133 +259,27 @@ pub const Sampler = struct {
         const config = self.config;
         for (self.history.counts.keys(), self.history.counts.values()) |id, occurrences| {
             const score = self.adjusted[id];
-            const scaled = if (score > 0) score / config.repetition_penalty else score * config.repetition_penalty;
+            if (score == -inf) continue;
+            const repetition = config.repetition_penalty;
+            const scaled = if (score > 0) score / repetition else score * repetition;
             const frequency = config.frequency_penalty * @as(f32, @floatFromInt(occurrences));
             const penalized = scaled - frequency - config.presence_penalty;
-            self.adjusted[id] = std.math.clamp(penalized, -inf, std.math.floatMax(f32));
+            // A penalty makes a token unlikely; it never rules one out.
+            const limit = std.math.floatMax(f32);
+            self.adjusted[id] = std.math.clamp(penalized, -limit, limit);
         }
         return self.adjusted;
-    }
-
-    /// Candidates and their tokens; without `ids`, a candidate's index is its token.
-    const Kept = struct {
-        values: []const f32,
-        ids: ?[]const u32,
-    };
-
-    /// Top-k, top-p, min-p. Keeps at least the best token.
-    fn filter(self: *Sampler, scores: []const f32, max: f32) Kept {
-        const config = self.config;
-        const floor = if (config.min_p > 0) max + @log(config.min_p) else -inf;
-        if (self.limits_count()) {
-            self.collect_top_k(scores, @intCast(config.top_k));
-            if (config.top_p < 1) self.cut_top_p(config.top_p * self.weigh(max));
-            if (config.min_p > 0) self.keep(.{ .value = floor, .ties = std.math.maxInt(usize) });
-        } else if (config.top_p < 1) {
-            self.collect_top_p(scores, max, floor);
-        } else if (config.min_p > 0) {
-            self.collect(scores, floor);
-        } else {
-            return .{ .values = scores, .ids = null };
-        }
-        assert(self.count > 0);
-        return .{ .values = self.values[0..self.count], .ids = self.ids[0..self.count] };
-    }
-
-    /// Fills the buffer with what beats the best k so far, and cuts it back to k whenever it is full.
-    fn collect_top_k(self: *Sampler, scores: []const f32, k: usize) void {
-        assert(self.values.len >= @min(scores.len, k + lanes));
-        self.count = 0;
-        var threshold: f32 = -inf;
-        var start: usize = 0;
-        while (start < scores.len) : (start += lanes) {
-            const better = load(scores, start) > @as(Vec, @splat(threshold));
-            if (!@reduce(.Or, better)) continue;
-            if (self.count + lanes > self.values.len and self.count > k) {
-                const cut = find_cut(self.values[0..self.count], null, @floatFromInt(k));
-                self.keep(cut);
-                // A later equal has a higher id, and so loses.
-                threshold = cut.value;
-            }
-            self.append(scores, start, load(scores, start) > @as(Vec, @splat(threshold)));
-        }
-        if (self.count > k) self.keep(find_cut(self.values[0..self.count], null, @floatFromInt(k)));
-    }
-
-    /// Collects ever deeper below the best token until the probability is reached, then cuts. `floor` is min-p's: what
-    /// lies below it would be dropped afterwards, so it is not looked at.
-    fn collect_top_p(self: *Sampler, scores: []const f32, max: f32, floor: f32) void {
-        const target = self.config.top_p * mass(scores, max, 1, self.block_sums);
-        for ([_]f32{ 3, 6, 12, inf }) |depth| {
-            const bottom = @max(max - depth, floor);
-            self.collect(scores, bottom);
-            const collected = self.weigh(max);
-            if (collected >= target) return self.cut_top_p(target);
-            if (bottom == floor) return;
-        }
-        // The deepest round keeps all that has a weight; it can miss the target only by rounding.
-    }
-
-    /// Keeps everything from `floor` up, except what is ruled out.
-    fn collect(self: *Sampler, scores: []const f32, floor: f32) void {
-        assert(self.values.len == scores.len);
-        self.count = 0;
-        const bottom = @max(floor, -std.math.floatMax(f32));
-        var start: usize = 0;
-        while (start < scores.len) : (start += lanes) {
-            self.append(scores, start, load(scores, start) >= @as(Vec, @splat(bottom)));
-        }
-    }
-
-    fn append(self: *Sampler, scores: []const f32, start: usize, chosen: @Vector(lanes, bool)) void {
-        var mask: Mask = @bitCast(chosen);
-        while (mask != 0) : (mask &= mask - 1) {
-            const id = start + @ctz(mask);
-            self.values[self.count] = scores[id];
-            self.ids[self.count] = @intCast(id);
-            self.count += 1;
-        }
-    }
-
-    /// Computes each candidate's weight relative to the best one's, which is 1; returns their sum.
-    fn weigh(self: *Sampler, max: f32) f64 {
-        const weights = self.weights[0..self.count];
-        exponentials(self.values[0..self.count], max, 1, weights);
-        var sum: f64 = 0;
-        for (weights) |weight| sum += weight;
-        return sum;
-    }
-
-    fn cut_top_p(self: *Sampler, target: f64) void {
-        self.keep(find_cut(self.values[0..self.count], self.weights[0..self.count], target));
-    }
-
-    /// Drops candidates below the cut; the others stay in order.
-    fn keep(self: *Sampler, cut: Cut) void {
-        var kept: usize = 0;
-        var ties = cut.ties;
-        for (self.values[0..self.count], self.ids[0..self.count]) |value, id| {
-            if (value < cut.value) continue;
-            if (value == cut.value) {
-                if (ties == 0) continue;
-                ties -= 1;
-            }
-            self.values[kept] = value;
-            self.ids[kept] = id;
-            kept += 1;
-        }
-        self.count = kept;
     }
 
     /// One candidate, each with the probability of its softmax at the temperature.
     fn draw(self: *Sampler, kept: Kept, max: f32) u32 {
         // Below this a temperature acts like greedy, and its inverse must stay finite.
         const scale = 1 / @max(self.config.temperature, 1e-30);
-        const total = mass(kept.values, max, scale, self.block_sums);
+        const total = numbers.mass(kept.values, max, scale, self.block_sums);
         var left = uniform(self.config.seed(), self.draws) * total;
         self.draws += 1;
 
-        const blocks = std.math.divCeil(usize, kept.values.len, block_tokens) catch unreachable;
+        const blocks = block_count(kept.values.len);
         var block: usize = 0;
         // Rounding may carry `left` past the end: then the last block that weighs something is it.
         var fallback: usize = 0;
@@ -393,66 +291,16 @@ pub const Sampler = struct {
             block = fallback;
             left = self.block_sums[fallback];
         }
-        const start = block * block_tokens;
-        const values = kept.values[start..@min(start + block_tokens, kept.values.len)];
-        const index = start + pick(values, max, scale, left);
+        const start = block * numbers.block_length;
+        const values = kept.values[start..@min(start + numbers.block_length, kept.values.len)];
+        const index = start + numbers.pick(values, max, scale, left);
         return if (kept.ids) |ids| ids[index] else @intCast(index);
     }
 };
 
-/// What the penalties look back on: how often each token occurs among the last so many.
-const History = struct {
-    counts: std.array_hash_map.Auto(u32, u32) = .empty,
-    /// The tokens of the window, a ring; empty when the history is unlimited.
-    window: []u32 = &.{},
-    /// Tokens pushed into the ring since the start.
-    pushed: u64 = 0,
-
-    /// `last_n` -1 is unlimited.
-    fn reserve(self: *History, gpa: Allocator, last_n: i32) Allocator.Error!void {
-        assert(last_n != 0);
-        if (last_n < 0) return;
-        self.window = try gpa.alloc(u32, @intCast(last_n));
-        try self.counts.ensureTotalCapacity(gpa, self.window.len);
-    }
-
-    fn deinit(self: *History, gpa: Allocator) void {
-        self.counts.deinit(gpa);
-        gpa.free(self.window);
-    }
-
-    fn clear(self: *History) void {
-        self.counts.clearRetainingCapacity();
-        self.pushed = 0;
-    }
-
-    fn assign(self: *History, gpa: Allocator, other: *const History) Allocator.Error!void {
-        assert(self.window.len == other.window.len);
-        self.clear();
-        try self.counts.ensureTotalCapacity(gpa, other.counts.count());
-        for (other.counts.keys(), other.counts.values()) |id, count| self.counts.putAssumeCapacity(id, count);
-        @memcpy(self.window, other.window);
-        self.pushed = other.pushed;
-    }
-
-    fn push(self: *History, gpa: Allocator, token: u32) Allocator.Error!void {
-        if (self.window.len > 0) {
-            const slot = &self.window[@intCast(self.pushed % self.window.len)];
-            if (self.pushed >= self.window.len) self.forget(slot.*);
-            slot.* = token;
-        }
-        // Allocates only where the history is unlimited: a window reserved its own.
-        const entry = try self.counts.getOrPutValue(gpa, token, 0);
-        entry.value_ptr.* += 1;
-        self.pushed += 1;
-    }
-
-    fn forget(self: *History, token: u32) void {
-        const count = self.counts.getPtr(token).?;
-        count.* -= 1;
-        if (count.* == 0) _ = self.counts.swapRemove(token);
-    }
-};
+fn block_count(values: usize) usize {
+    return (values + numbers.block_length - 1) / numbers.block_length;
+}
 
 fn check_bias(vocabulary_size: u32, ids: []const u32, values: []const f32) status.Error!void {
     if (ids.len != values.len) return status.fail(
@@ -484,184 +332,13 @@ fn fail_logits(logits: []const f32, step: u64) status.Error {
         "the logits of step {d} hold {s} at token {d} of {d}: {s}",
         .{ step, if (logit == inf) "+infinity" else "NaN", token, logits.len, advice },
     );
-    return status.fail(error.Internal, "the logits of step {d} are all -infinity: {s}", .{ step, advice });
+    const sentence = "the logits of step {d} are all -infinity: {s}";
+    return status.fail(error.Internal, sentence, .{ step, advice });
 }
 
-// Numbers. The width is fixed rather than the CPU's own: it decides in which order floats are added.
-const lanes = 16;
-const Vec = @Vector(lanes, f32);
-const Mask = @Int(.unsigned, lanes);
-const block_tokens = 1024;
-const top_k_buffer_min = 2048;
-
-/// Sixteen values from `start`; beyond the end, -infinity, which weighs nothing.
-inline fn load(values: []const f32, start: usize) Vec {
-    if (start + lanes <= values.len) return values[start..][0..lanes].*;
-    var padded: [lanes]f32 = @splat(-inf);
-    @memcpy(padded[0 .. values.len - start], values[start..]);
-    return padded;
-}
-
-const Peak = struct {
-    max: f32,
-    /// The lowest token that has it.
-    token: u32,
-    nan: bool,
-};
-
-/// One pass: the greatest value, where, and whether any is NaN.
-fn peak(values: []const f32) Peak {
-    var best: f32 = -inf;
-    var best_start: usize = 0;
-    var magnitude: @Vector(lanes, u32) = @splat(0);
-    var start: usize = 0;
-    while (start < values.len) : (start += block_tokens) {
-        const block = values[start..@min(start + block_tokens, values.len)];
-        var maxima: [4]Vec = @splat(@splat(-inf));
-        var i: usize = 0;
-        while (i < block.len) : (i += 4 * lanes) {
-            inline for (&maxima, 0..) |*max, part| if (i + part * lanes < block.len) {
-                const value = load(block, i + part * lanes);
-                max.* = @select(f32, value > max.*, value, max.*);
-                // Without its sign, a NaN's pattern is above infinity's.
-                magnitude = @max(magnitude, @as(@Vector(lanes, u32), @bitCast(value)) << @splat(1));
-            };
-        }
-        const block_best = @reduce(.Max, @max(@max(maxima[0], maxima[1]), @max(maxima[2], maxima[3])));
-        if (block_best > best) {
-            best = block_best;
-            best_start = start;
-        }
-    }
-    const offset = std.mem.findScalar(f32, values[best_start..], best) orelse 0;
-    return .{
-        .max = best,
-        .token = @intCast(best_start + offset),
-        .nan = @reduce(.Max, magnitude) > @as(u32, @bitCast(inf)) << 1,
-    };
-}
-
-/// e^x for x <= 0, within 3e-7 of its value; 0 below -87, where float32 ends.
-inline fn exponential(x: Vec) Vec {
-    const lowest: Vec = @splat(-87);
-    const clamped = @select(f32, x > lowest, x, lowest);
-    // x = n ln 2 + r. Adding 1.5 x 2^23 rounds to the integer n and leaves it in the low bits.
-    const magic: Vec = @splat(12582912);
-    const shifted = clamped * @as(Vec, @splat(std.math.log2e)) + magic;
-    const n = shifted - magic;
-    // ln 2 in two parts, the first short enough that its product with n is exact.
-    const r = (clamped - n * @as(Vec, @splat(0.693359375))) - n * @as(Vec, @splat(-2.12194440e-4));
-    // The Taylor series to r^7 / 7!: |r| <= 0.35, so the rest is below 1e-8.
-    var sum: Vec = @splat(1.0 / 5040.0);
-    inline for (.{ 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0 }) |coefficient| {
-        sum = sum * r + @as(Vec, @splat(coefficient));
-    }
-    const bits: @Vector(lanes, u32) = @bitCast(shifted);
-    const power: Vec = @bitCast((bits << @splat(23)) +% @as(@Vector(lanes, u32), @splat(0x3f800000)));
-    return @select(f32, x < lowest, @as(Vec, @splat(0)), sum * power);
-}
-
-/// e^((value - max) scale) of each.
-fn exponentials(values: []const f32, max: f32, scale: f32, out: []f32) void {
-    assert(values.len == out.len);
-    var start: usize = 0;
-    while (start < values.len) : (start += lanes) {
-        const weights: [lanes]f32 = exponential((load(values, start) - @as(Vec, @splat(max))) * @as(Vec, @splat(scale)));
-        const n = @min(lanes, values.len - start);
-        @memcpy(out[start..][0..n], weights[0..n]);
-    }
-}
-
-/// The sum of e^((value - max) scale); `block_sums` gets each block's, or is empty when nobody wants them.
-fn mass(values: []const f32, max: f32, scale: f32, block_sums: []f64) f64 {
-    var total: f64 = 0;
-    var start: usize = 0;
-    while (start < values.len) : (start += block_tokens) {
-        const block = values[start..@min(start + block_tokens, values.len)];
-        var sums: [2]Vec = @splat(@splat(0));
-        var i: usize = 0;
-        while (i < block.len) : (i += 2 * lanes) {
-            inline for (&sums, 0..) |*sum, part| if (i + part * lanes < block.len) {
-                const value = load(block, i + part * lanes);
-                sum.* += exponential((value - @as(Vec, @splat(max))) * @as(Vec, @splat(scale)));
-            };
-        }
-        const block_sum: f64 = @reduce(.Add, sums[0] + sums[1]);
-        if (block_sums.len > 0) block_sums[start / block_tokens] = block_sum;
-        total += block_sum;
-    }
-    return total;
-}
-
-fn log_probability(logits: []const f32, max: f32, token: u32) f32 {
-    return @floatCast(@as(f64, logits[token]) - max - @log(mass(logits, max, 1, &.{})));
-}
-
-/// The candidate at which the running sum of weights exceeds `target`; past the end, the last that weighs something.
-fn pick(values: []const f32, max: f32, scale: f32, target: f64) usize {
-    var buffer: [block_tokens]f32 = undefined;
-    const weights = buffer[0..values.len];
-    exponentials(values, max, scale, weights);
-    var left = target;
-    var last: usize = 0;
-    for (weights, 0..) |weight, i| {
-        if (weight == 0) continue;
-        if (left < weight) return i;
-        left -= weight;
-        last = i;
-    }
-    assert(weights[last] > 0);
-    return last;
-}
-
-/// Where to cut: everything above `value` stays, and of its equals the first `ties`.
-const Cut = struct {
-    value: f32,
-    ties: usize,
-};
-
-/// The shortest descending run of values whose weights sum to `target` (each weighs 1 without `weights`). A radix search
-/// from the highest digit down, so that no order of the values makes it slow.
-fn find_cut(values: []const f32, weights: ?[]const f32, target: f64) Cut {
-    assert(values.len > 0 and target > 0);
-    const digit_bits = [_]u5{ 11, 11, 10 };
-    var left = target;
-    var known: u32 = 0;
-    var known_mask: u32 = 0;
-    var shift: u6 = 32;
-    for (digit_bits) |bits| {
-        shift -= bits;
-        const digit_mask = (@as(u32, 1) << bits) - 1;
-        var sums: [1 << 11]f64 = @splat(0);
-        for (values, 0..) |value, i| {
-            const key = sort_key(value);
-            if (key & known_mask != known) continue;
-            sums[key >> @intCast(shift) & digit_mask] += if (weights) |all| all[i] else 1;
-        }
-        // By rounding the target can lie beyond the whole sum: the lowest digit that weighs something is then the cut.
-        var lowest: u32 = 0;
-        while (sums[lowest] == 0) lowest += 1;
-        var digit = digit_mask;
-        while (digit > lowest and left > sums[digit]) : (digit -= 1) left -= sums[digit];
-        known |= digit << @intCast(shift);
-        known_mask |= digit_mask << @intCast(shift);
-    }
-    assert(shift == 0);
-    const index = for (values, 0..) |value, i| {
-        if (sort_key(value) == known) break i;
-    } else unreachable;
-    const ties = @ceil(left / if (weights) |all| all[index] else 1);
-    return .{ .value = values[index], .ties = @intFromFloat(std.math.clamp(ties, 1, 1 << 32)) };
-}
-
-/// An integer that orders as the float does; both zeros are one.
-inline fn sort_key(value: f32) u32 {
-    const bits: u32 = @bitCast(value + 0.0);
-    return if (bits >> 31 == 1) ~bits else bits | 1 << 31;
-}
-
-/// A number in [0, 1) with 53 bits, a function of the seed and its place in the sequence: SplitMix64 (Steele, Lea and
-/// Flood 2014) from a mixed seed, so that neighbouring seeds have nothing in common.
+/// A number in [0, 1) with 53 bits, a function of the seed and its place in the sequence:
+/// SplitMix64 (Steele, Lea and Flood 2014) from a mixed seed, so that neighbouring seeds have
+/// nothing in common.
 fn uniform(seed: u64, place: u64) f64 {
     const bits = mix(mix(seed) +% (place +% 1) *% 0x9e3779b97f4a7c15);
     return @as(f64, @floatFromInt(bits >> 11)) * 0x1p-53;
@@ -676,4 +353,443 @@ fn mix(value: u64) u64 {
 
 comptime {
     assert(@sizeOf(Config) == 44);
+}
+
+const testing = std.testing;
+
+/// The chain as its definition reads, in float64 and with a sort: the probability of every token, 0
+/// where dropped.
+fn naive_probabilities(scores: []const f64, config: Config, out: []f64) !void {
+    const order = try testing.allocator.alloc(u32, scores.len);
+    defer testing.allocator.free(order);
+    for (order, 0..) |*id, i| id.* = @intCast(i);
+    std.mem.sort(u32, order, scores, struct {
+        fn before(all: []const f64, a: u32, b: u32) bool {
+            return if (all[a] != all[b]) all[a] > all[b] else a < b;
+        }
+    }.before);
+    const max = scores[order[0]];
+    var kept: usize = scores.len;
+    if (config.top_k > 0) kept = @min(kept, @as(usize, @intCast(config.top_k)));
+    var total: f64 = 0;
+    for (order[0..kept]) |id| total += @exp(scores[id] - max);
+    if (config.top_p < 1) {
+        var sum: f64 = 0;
+        kept = for (order[0..kept], 1..) |id, n| {
+            sum += @exp(scores[id] - max);
+            if (sum >= config.top_p * total) break n;
+        } else kept;
+    }
+    while (@exp(scores[order[kept - 1]] - max) < config.min_p) kept -= 1;
+    var tempered: f64 = 0;
+    for (order[0..kept]) |id| tempered += @exp((scores[id] - max) / config.temperature);
+    @memset(out, 0);
+    for (order[0..kept]) |id| out[id] = @exp((scores[id] - max) / config.temperature) / tempered;
+}
+
+fn naive_scores(
+    logits: []const f32,
+    config: Config,
+    bias_ids: []const u32,
+    bias_values: []const f32,
+    history: []const u32,
+    out: []f64,
+) void {
+    for (out, logits) |*score, logit| score.* = logit;
+    for (bias_ids, bias_values) |id, bias| out[id] += bias;
+    const unlimited = config.penalty_last_n < 0;
+    const last_n: usize = if (unlimited) history.len else @intCast(config.penalty_last_n);
+    const seen = history[history.len - @min(last_n, history.len) ..];
+    const repetition = config.repetition_penalty;
+    for (out, 0..) |*score, id| {
+        const count: f64 = @floatFromInt(std.mem.countScalar(u32, seen, @intCast(id)));
+        if (count == 0) continue;
+        if (score.* > 0) score.* /= repetition else score.* *= repetition;
+        score.* -= count * config.frequency_penalty + config.presence_penalty;
+    }
+}
+
+/// The sampler's own probabilities: its candidates, weighed as the draw weighs them.
+fn sampler_probabilities(sampler: *Sampler, logits: []const f32, out: []f64) void {
+    const scores = if (sampler.adjusted.len > 0) sampler.adjust(logits) else logits;
+    const max = numbers.peak(scores).max;
+    const kept = sampler.candidates.filter(scores, max);
+    const scale = 1 / sampler.config.temperature;
+    const total = numbers.mass(kept.values, max, scale, &.{});
+    @memset(out, 0);
+    for (kept.values, 0..) |value, i| {
+        const id = if (kept.ids) |ids| ids[i] else i;
+        out[id] = @exp((value - max) * scale) / total;
+    }
+}
+
+fn random_logits(random: std.Random, logits: []f32) void {
+    const deviation = random.float(f32) * 6;
+    // A third of the rows is coarse, so that many logits are equal, and some are ruled out.
+    const coarse = random.uintLessThan(u32, 3) == 0;
+    for (logits) |*logit| {
+        const value = random.floatNorm(f32) * deviation;
+        logit.* = if (coarse) @round(value) else value;
+        if (coarse and random.uintLessThan(u32, 10) == 0) logit.* = -inf;
+    }
+    logits[random.uintLessThan(usize, logits.len)] = deviation;
+}
+
+test "the chain equals its definition on random logits, configurations, biases and histories" {
+    const gpa = testing.allocator;
+    var prng: std.Random.Xoshiro256 = .init(1);
+    const random = prng.random();
+    for (0..400) |round| {
+        const size = if (round % 8 == 0)
+            random.intRangeAtMost(u32, 5000, 8000)
+        else
+            random.intRangeAtMost(u32, 1, 300);
+        const config: Config = .{
+            .temperature = 0.1 + random.float(f32) * 2,
+            .top_p = if (random.boolean()) 1 else 0.01 + 0.98 * random.float(f32),
+            .min_p = if (random.boolean()) 0 else random.float(f32) * 0.2,
+            .top_k = if (random.boolean()) 0 else random.intRangeAtMost(i32, 1, @intCast(size + 3)),
+            .repetition_penalty = if (random.boolean()) 1 else 0.5 + random.float(f32),
+            .frequency_penalty = if (random.boolean()) 0 else random.float(f32) * 2 - 1,
+            .presence_penalty = if (random.boolean()) 0 else random.float(f32) * 2 - 1,
+            .penalty_last_n = random.intRangeAtMost(i32, -1, 12),
+        };
+        const bias_ids: []const u32 = if (size < 4 or random.boolean()) &.{} else &.{ 3, 0 };
+        const bias_values = ([_]f32{ -inf, 1.5 })[0..bias_ids.len];
+        var sampler: Sampler = try .init(gpa, size, config, bias_ids, bias_values);
+        defer sampler.deinit();
+        const history = try gpa.alloc(u32, random.uintLessThan(usize, 40));
+        defer gpa.free(history);
+        for (history) |*token| {
+            token.* = random.uintLessThan(u32, @min(size, 9));
+            try sampler.accept(token.*);
+        }
+        const logits = try gpa.alloc(f32, size);
+        defer gpa.free(logits);
+        random_logits(random, logits);
+        const rows = try gpa.alloc(f64, 3 * size);
+        defer gpa.free(rows);
+        const scores = rows[0..size];
+        const expected = rows[size..][0..size];
+        const actual = rows[2 * size ..];
+        naive_scores(logits, config, bias_ids, bias_values, history, scores);
+        const best = std.mem.findMax(f64, scores);
+        if (scores[best] == -std.math.inf(f64)) {
+            try testing.expectError(error.InvalidArgument, sampler.sample(logits, 0));
+            continue;
+        }
+        try naive_probabilities(scores, config, expected);
+        sampler_probabilities(&sampler, logits, actual);
+        for (expected, actual) |e, a| {
+            try testing.expectApproxEqAbs(e, a, 1e-5);
+            // Far below, float32 has no number left.
+            if (e > 1e-30) try testing.expect(a > 0);
+            if (e == 0) try testing.expectEqual(0, a);
+        }
+        try expect_draws(&sampler, logits, expected);
+    }
+}
+
+/// Draws in the order of ids against the running sum of the expected probabilities.
+fn expect_draws(sampler: *Sampler, logits: []const f32, expected: []const f64) !void {
+    for (0..5) |_| {
+        const point = uniform(sampler.config.seed(), sampler.draws);
+        const choice = try sampler.sample(logits, 0);
+        var before: f64 = 0;
+        for (expected[0..choice.token]) |probability| before += probability;
+        try testing.expect(expected[choice.token] > 0);
+        try testing.expect(point >= before - 1e-5);
+        try testing.expect(point <= before + expected[choice.token] + 1e-5);
+    }
+}
+
+test "greedy takes the lowest of the best and needs no random number" {
+    var prng: std.Random.Xoshiro256 = .init(2);
+    for (0..200) |_| {
+        var logits: [2500]f32 = undefined;
+        const size = 1 + prng.random().uintLessThan(u32, logits.len);
+        random_logits(prng.random(), logits[0..size]);
+        const config: Config = .{ .top_k = 3, .top_p = 0.1 };
+        var sampler: Sampler = try .init(testing.allocator, size, config, &.{}, &.{});
+        defer sampler.deinit();
+        const choice = try sampler.sample(logits[0..size], 0);
+        try testing.expectEqual(std.mem.findMax(f32, logits[0..size]), choice.token);
+        try testing.expect(std.math.isNan(choice.log_probability));
+        try testing.expectEqual(0, sampler.draws);
+    }
+}
+
+test "zero and minus zero are equal" {
+    const logits = [_]f32{ -0.0, -1, 0.0, 0.0, -0.0 };
+    var greedy: Sampler = try .init(testing.allocator, logits.len, .{}, &.{}, &.{});
+    defer greedy.deinit();
+    try testing.expectEqual(0, (try greedy.sample(&logits, 0)).token);
+}
+
+test "top-p keeps at least one token, and a sharp distribution leaves only it" {
+    var logits: [500]f32 = @splat(0);
+    logits[321] = 50;
+    for ([_]f32{ std.math.floatTrueMin(f32), 0.5, 0.999 }) |top_p| for ([_]i32{ 0, 40 }) |top_k| {
+        const config: Config = .{ .temperature = 1000, .top_p = top_p, .top_k = top_k };
+        var sampler: Sampler = try .init(testing.allocator, logits.len, config, &.{}, &.{});
+        defer sampler.deinit();
+        for (0..20) |_| try testing.expectEqual(321, (try sampler.sample(&logits, 0)).token);
+    };
+}
+
+test "extreme temperatures and logits neither overflow nor stall" {
+    const logits = [_]f32{ -std.math.floatMax(f32), 3e38, -inf, 3.1e38, 0 };
+    for ([_]f32{ std.math.floatTrueMin(f32), 1e-20, 1, 1000 }) |temperature| {
+        const config: Config = .{ .temperature = temperature };
+        var sampler: Sampler = try .init(testing.allocator, 5, config, &.{}, &.{});
+        defer sampler.deinit();
+        try testing.expectEqual(3, (try sampler.sample(&logits, 0)).token);
+    }
+    const strong: Config = .{ .temperature = 1, .repetition_penalty = 100 };
+    var alone: Sampler = try .init(testing.allocator, 2, strong, &.{}, &.{});
+    defer alone.deinit();
+    try alone.accept(1);
+    try testing.expectEqual(1, (try alone.sample(&.{ -inf, -3e38 }, 0)).token);
+    const penalties: Config = .{ .repetition_penalty = 0.01, .log_probability = 1 };
+    var sampler: Sampler = try .init(testing.allocator, 5, penalties, &.{ 4, 3 }, &.{ 1e9, 1e9 });
+    defer sampler.deinit();
+    for (0..5) |token| try sampler.accept(@intCast(token));
+    try testing.expectEqual(1, (try sampler.sample(&logits, 0)).token);
+    const choice = try sampler.sample(&logits, 0);
+    try testing.expectApproxEqRel(-1e37, choice.log_probability, 1e-5);
+}
+
+test "the same seed draws the same tokens; another seed and a reset do what they should" {
+    var prng: std.Random.Xoshiro256 = .init(3);
+    var logits: [1000]f32 = undefined;
+    random_logits(prng.random(), &logits);
+    var runs: [4][32]u32 = undefined;
+    for (&runs, [_]u32{ 7, 7, 8, 7 }, [_]u32{ 0, 0, 0, 1 }) |*run, low, high| {
+        const config: Config = .{ .temperature = 1.5, .seed_low = low, .seed_high = high };
+        var sampler: Sampler = try .init(testing.allocator, logits.len, config, &.{}, &.{});
+        defer sampler.deinit();
+        for (run) |*token| token.* = (try sampler.sample(&logits, 0)).token;
+        sampler.reset();
+        for (run) |token| try testing.expectEqual(token, (try sampler.sample(&logits, 0)).token);
+    }
+    try testing.expectEqualSlices(u32, &runs[0], &runs[1]);
+    try testing.expect(!std.mem.eql(u32, &runs[0], &runs[2]));
+    try testing.expect(!std.mem.eql(u32, &runs[0], &runs[3]));
+}
+
+test "random numbers are the published ones: SplitMix64 of seed 0" {
+    // mix(0) is 0, so seed 0 gives the generator's own first outputs.
+    const published = [_]u64{ 0xe220a8397b1dcdaf, 0x6e789e6aa1b965f4, 0x06c45d188009454f };
+    for (published, 0..) |bits, place| {
+        try testing.expectEqual(@as(f64, @floatFromInt(bits >> 11)) * 0x1p-53, uniform(0, place));
+    }
+}
+
+test "draws follow the probabilities: chi-square of 20,000 over 12 tokens" {
+    var logits: [12]f32 = undefined;
+    for (&logits, 0..) |*logit, i| logit.* = @as(f32, @floatFromInt(i * 5 % 12)) * 0.25;
+    const config: Config = .{ .temperature = 0.7, .seed_low = 11 };
+    var sampler: Sampler = try .init(testing.allocator, logits.len, config, &.{}, &.{});
+    defer sampler.deinit();
+    var counts: [12]f64 = @splat(0);
+    for (0..20_000) |_| counts[(try sampler.sample(&logits, 0)).token] += 1;
+    var scores: [12]f64 = undefined;
+    for (&scores, logits) |*score, logit| score.* = logit;
+    var expected: [12]f64 = undefined;
+    try naive_probabilities(&scores, config, &expected);
+    var chi_square: f64 = 0;
+    for (counts, expected) |count, probability| {
+        const mean = probability * 20_000;
+        chi_square += (count - mean) * (count - mean) / mean;
+    }
+    // 11 degrees of freedom: 31.3 is exceeded once in a thousand seeds, and 0.7 undercut as rarely.
+    try testing.expect(chi_square > 0.7 and chi_square < 31.3);
+}
+
+test "a clone goes on as the original, and apart from it" {
+    var prng: std.Random.Xoshiro256 = .init(4);
+    var logits: [300]f32 = undefined;
+    random_logits(prng.random(), &logits);
+    for ([_]i32{ -1, 5 }) |last_n| {
+        const config: Config = .{ .temperature = 2, .presence_penalty = 3, .penalty_last_n = last_n };
+        var original: Sampler = try .init(testing.allocator, logits.len, config, &.{9}, &.{4});
+        defer original.deinit();
+        for (0..8) |_| try original.accept((try original.sample(&logits, 0)).token);
+        var copy = try original.clone();
+        defer copy.deinit();
+        for (0..30) |_| {
+            const token = (try original.sample(&logits, 0)).token;
+            try original.accept(token);
+            try testing.expectEqual(token, (try copy.sample(&logits, 0)).token);
+            try copy.accept(token);
+        }
+        const draws = original.draws;
+        _ = try copy.sample(&logits, 0);
+        try testing.expectEqual(draws, original.draws);
+    }
+}
+
+test "a penalty ends when its token leaves the window, and not before" {
+    const config: Config = .{ .presence_penalty = 1, .penalty_last_n = 3 };
+    var sampler: Sampler = try .init(testing.allocator, 4, config, &.{}, &.{});
+    defer sampler.deinit();
+    const logits = [_]f32{ 1, 0.5, 0, 0 };
+    for ([_]u32{ 0, 0, 2, 2, 2, 2 }, [_]u32{ 1, 1, 1, 1, 0, 0 }) |accepted, expected| {
+        try sampler.accept(accepted);
+        try testing.expectEqual(expected, (try sampler.sample(&logits, 0)).token);
+    }
+    sampler.reset();
+    try testing.expectEqual(0, (try sampler.sample(&logits, 0)).token);
+}
+
+test "the log probability is the model's own, whatever the chain did" {
+    var prng: std.Random.Xoshiro256 = .init(5);
+    var logits: [3000]f32 = undefined;
+    random_logits(prng.random(), &logits);
+    const config: Config = .{
+        .temperature = 3,
+        .top_k = 500,
+        .presence_penalty = 2,
+        .log_probability = 1,
+    };
+    var sampler: Sampler = try .init(testing.allocator, logits.len, config, &.{17}, &.{5});
+    defer sampler.deinit();
+    var total: f64 = 0;
+    for (logits) |logit| total += @exp(@as(f64, logit));
+    for (0..50) |_| {
+        const choice = try sampler.sample(&logits, 0);
+        try sampler.accept(choice.token);
+        const expected = @as(f64, logits[choice.token]) - @log(total);
+        try testing.expectApproxEqAbs(expected, choice.log_probability, 2e-6);
+    }
+}
+
+fn expect_failure(expected: status.Error, sentence: []const u8, actual: anytype) !void {
+    try testing.expectError(expected, actual);
+    try testing.expectEqualStrings(sentence, status.message());
+}
+
+test "logits that cannot be sampled name the step and the token" {
+    var logits: [2100]f32 = @splat(-inf);
+    var sampler: Sampler = try .init(testing.allocator, logits.len, .{}, &.{7}, &.{-inf});
+    defer sampler.deinit();
+    const advice = "the model file is damaged, or its graph left the range of its number types";
+    const none = "the logits of step 16 are all -infinity: " ++ advice;
+    try expect_failure(error.Internal, none, sampler.sample(&logits, 16));
+    logits[7] = 1;
+    const banned =
+        "sampling: at step 3 the logit bias bans every token that the model allows; ban fewer";
+    try expect_failure(error.InvalidArgument, banned, sampler.sample(&logits, 3));
+    logits[2] = inf;
+    const infinite = "the logits of step 0 hold +infinity at token 2 of 2100: " ++ advice;
+    try expect_failure(error.Internal, infinite, sampler.sample(&logits, 0));
+    logits[2] = 0;
+    // In every place of a vector, of either sign, and in the odd end.
+    for ([_]usize{ 5, 16, 1023, 1024, 2048, 2090, 2099 }) |at| for ([_]f32{ 1, -1 }) |sign| {
+        logits[at] = std.math.copysign(std.math.nan(f32), sign);
+        defer logits[at] = 0;
+        try testing.expectError(error.Internal, sampler.sample(&logits, 17));
+        var buffer: [200]u8 = undefined;
+        const format = "the logits of step 17 hold NaN at token {d} of 2100: ";
+        const found = try std.fmt.bufPrint(&buffer, format, .{at});
+        try testing.expect(std.mem.startsWith(u8, status.message(), found));
+    };
+    _ = try sampler.sample(&logits, 18);
+    const short = "sampling: step 4 has 2099 logits for a vocabulary of 2100 tokens";
+    try expect_failure(error.InvalidArgument, short, sampler.sample(logits[0..2099], 4));
+    const foreign = "sampling: token 2100 does not exist; the vocabulary has 2100 tokens";
+    try expect_failure(error.InvalidArgument, foreign, sampler.accept(2100));
+}
+
+test "a configuration out of range names the field" {
+    const nan = std.math.nan(f32);
+    const cases = [_]struct { Config, []const u8 }{
+        .{
+            .{ .temperature = nan },
+            "temperature is nan; give a number from 0 to 1000",
+        },
+        .{
+            .{ .temperature = -0.5 },
+            "temperature is -0.5; give a number from 0 to 1000",
+        },
+        .{
+            .{ .top_p = 0 },
+            "top_p is 0; give a number above 0, up to 1",
+        },
+        .{
+            .{ .top_p = 1.5 },
+            "top_p is 1.5; give a number above 0, up to 1",
+        },
+        .{
+            .{ .min_p = nan },
+            "min_p is nan; give a number from 0 to 1",
+        },
+        .{
+            .{ .repetition_penalty = 0 },
+            "repetition_penalty is 0; give a number from 0.01 to 100",
+        },
+        .{
+            .{ .frequency_penalty = inf },
+            "frequency_penalty is inf; give a number from -100 to 100",
+        },
+        .{
+            .{ .presence_penalty = -101 },
+            "presence_penalty is -101; give a number from -100 to 100",
+        },
+        .{
+            .{ .top_k = -2 },
+            "top_k is -2; give a number of tokens to keep; 0 or -1 keeps all",
+        },
+        .{
+            .{ .penalty_last_n = penalty_last_n_max + 1 },
+            "penalty_last_n is 1048577; give a number up to 1048576, or -1 for all",
+        },
+        .{
+            .{ .log_probability = 2 },
+            "log_probability is 2; give a number that is 0 or 1",
+        },
+    };
+    for (cases) |case| {
+        const config, const sentence = case;
+        const result = Sampler.init(testing.allocator, 10, config, &.{}, &.{});
+        try testing.expectError(error.InvalidArgument, result);
+        try testing.expectEqualStrings("sampling: ", status.message()[0..10]);
+        try testing.expectEqualStrings(sentence, status.message()[10..]);
+    }
+}
+
+test "a bias that cannot be applied is refused" {
+    const gpa = testing.allocator;
+    const unknown = "sampling: the logit bias names token 10; the vocabulary has 10 tokens";
+    try expect_failure(error.InvalidArgument, unknown, Sampler.init(gpa, 10, .{}, &.{10}, &.{1}));
+    const twice = "sampling: the logit bias names token 4 twice; give one bias per token";
+    const repeated = Sampler.init(gpa, 10, .{}, &.{ 4, 1, 4 }, &.{ 1, 2, 3 });
+    try expect_failure(error.InvalidArgument, twice, repeated);
+    const uneven = "sampling: the logit bias has 2 tokens and 1 values; give one value per token";
+    try expect_failure(error.InvalidArgument, uneven, Sampler.init(gpa, 10, .{}, &.{ 4, 1 }, &.{1}));
+    for ([_]f32{ std.math.nan(f32), inf, 2e9 }) |value| {
+        try testing.expectError(error.InvalidArgument, Sampler.init(gpa, 10, .{}, &.{3}, &.{value}));
+        const start = "sampling: the logit bias of token 3 is ";
+        try testing.expect(std.mem.startsWith(u8, status.message(), start));
+    }
+    try testing.expectError(error.InvalidArgument, Sampler.init(gpa, 0, .{}, &.{}, &.{}));
+}
+
+test "running out of memory leaks nothing" {
+    const Case = struct {
+        fn run(gpa: Allocator) !void {
+            const config: Config = .{
+                .temperature = 1,
+                .top_p = 0.5,
+                .presence_penalty = 1,
+                .penalty_last_n = -1,
+            };
+            var sampler: Sampler = try .init(gpa, 50, config, &.{ 1, 2 }, &.{ 1, 2 });
+            defer sampler.deinit();
+            for (0..50) |token| try sampler.accept(@intCast(token));
+            var copy = try sampler.clone();
+            copy.deinit();
+        }
+    };
+    try testing.checkAllAllocationFailures(testing.allocator, Case.run, .{});
 }
