@@ -14,15 +14,7 @@ const lanes = vector.lanes;
 /// The longest filter.
 pub const taps_max = 8;
 
-/// Consecutive rows of one sequence. A segment may read the cell that an earlier one of the same batch wrote.
-pub const Segment = extern struct {
-    first_row: u32,
-    rows: u32,
-    /// Where the state comes from; -1 starts from zeros.
-    read_cell: i32,
-    /// Where the new state goes; -1 drops it. Never the cell that is read.
-    write_cell: i32,
-};
+pub const Segment = @import("segment.zig").Segment;
 
 /// Strides count floats.
 pub const Args = struct {
