@@ -1,0 +1,181 @@
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { bunCounts, countsLine, sumOf, zigCounts } from "./counts.mjs";
+import { childEnvironment, endOf, which } from "./command.mjs";
+import { SetupError } from "./errors.mjs";
+import { zigEnvironment } from "./library.mjs";
+import { ensureModels } from "./models.mjs";
+import { seconds } from "./progress.mjs";
+import { ensure } from "./setup.mjs";
+import { findZig } from "./zig.mjs";
+
+/**
+ * What package.json's scripts do, each after the set-up that it needs.
+ *
+ * @typedef {import("./paths.mjs").Paths} Paths
+ * @typedef {{ code: number | null, signal: NodeJS.Signals | null }} End
+ */
+
+/** @type {Record<string, (args: string[]) => Promise<End>>} */
+export const tasks = { demo, test, soak, bench, models, strata, build };
+
+/** @param {string[]} args */
+async function demo(args) {
+  const { paths, bun } = await ensure();
+  return passThrough(paths, bun, [join(paths.root, "lib", "cli", "demo.ts"), ...args]);
+}
+
+/** @param {string[]} args */
+async function strata(args) {
+  const { paths, bun } = await ensure();
+  // npm runs scripts in the checkout; files are named from where the person is.
+  const cwd = process.env["INIT_CWD"];
+  return passThrough(paths, bun, [join(paths.root, "lib", "cli", "main.ts"), ...args], cwd);
+}
+
+/** @param {string[]} args */
+async function bench(args) {
+  const { paths, bun } = await ensure();
+  await ensureModels(paths);
+  return passThrough(paths, bun, [join(paths.root, "test", "bench", "main.ts"), ...args]);
+}
+
+/** Fetches the models and prints where they are. */
+async function models() {
+  const { pathsOf } = await import("./paths.mjs");
+  const paths = pathsOf();
+  for (const file of await ensureModels(paths)) process.stdout.write(`${relative(process.cwd(), file) || file}\n`);
+  return { code: 0, signal: null };
+}
+
+/** Sets up and does no more. */
+async function build() {
+  await ensure({ toolchain: true });
+  return { code: 0, signal: null };
+}
+
+/** @param {string[]} args */
+function test(args) {
+  return runTests(args, {});
+}
+
+/** The tests with the full counts of the random ones. @param {string[]} args */
+function soak(args) {
+  return runTests(args, { STRATA_SOAK: "1" });
+}
+
+/**
+ * Runs the native tests and the others, or with arguments only those others that `bun test` selects by them.
+ *
+ * @param {string[]} args
+ * @param {Record<string, string>} env
+ * @returns {Promise<End>}
+ */
+async function runTests(args, env) {
+  const { paths, bun } = await ensure({ toolchain: true });
+  await ensureModels(paths);
+  const zig = findZig(paths).path;
+  /** @type {{ name: string, start_ms: number, counts: import("./counts.mjs").Counts }[]} */
+  const runs = [];
+  const run = async (/** @type {string} */ name, /** @type {string} */ program, /** @type {string[]} */ programArgs, /** @type {typeof zigCounts} */ read) => {
+    process.stderr.write(`\n${name}\n`);
+    const start_ms = Date.now();
+    const { said, ok } = await runVisibly(paths, program, programArgs, runEnvironment(paths, bun, env));
+    const counts = read(said, ok);
+    runs.push({ name, start_ms, counts });
+    process.stderr.write(`${name}: ${countsLine(counts)}, in ${seconds(Date.now() - start_ms)}\n`);
+  };
+  if (args.length === 0) {
+    await run("Native tests", zig, ["build", "test", "--summary", "all", `-Dggml=${paths.ggml}`], zigCounts);
+  }
+  await run("Tests", bun, ["test", ...args], bunCounts);
+  const sum = sumOf(runs.map((one) => one.counts));
+  process.stdout.write(`${countsLine(sum)}\n`);
+  return { code: sum.failed === 0 && sum.passed > 0 ? 0 : 1, signal: null };
+}
+
+/**
+ * What the programs that run in the checkout are told of where things are.
+ *
+ * @param {Paths} paths
+ * @param {string} bun
+ * @param {Record<string, string>} extra
+ */
+function runEnvironment(paths, bun, extra = {}) {
+  const node = process.versions["bun"] ? which("node") : process.execPath;
+  return {
+    STRATA_CACHE: paths.cache,
+    STRATA_ZIG: findZig(paths).path,
+    STRATA_NODE: node ?? "node",
+    ...zigEnvironment(paths),
+    PATH: `${dirname(bun)}:${process.env["PATH"] ?? ""}`,
+    ...extra,
+  };
+}
+
+/**
+ * Runs a program whose output is shown as it comes, and read.
+ *
+ * @param {Paths} paths
+ * @param {string} program
+ * @param {string[]} args
+ * @param {Record<string, string>} env
+ */
+async function runVisibly(paths, program, args, env) {
+  const colour = process.stderr.isTTY && !process.env["NO_COLOR"] ? { FORCE_COLOR: "1", CLICOLOR_FORCE: "1" } : {};
+  const child = spawn(program, args, {
+    cwd: paths.root,
+    env: childEnvironment({ ...env, ...colour }),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let said = "";
+  for (const [from, to] of /** @type {const} */ ([[child.stdout, process.stdout], [child.stderr, process.stderr]])) {
+    from.on("data", (/** @type {Buffer} */ chunk) => {
+      to.write(chunk);
+      said = (said + chunk.toString()).slice(-1_000_000);
+    });
+  }
+  const { code } = await endOf(child, program);
+  return { said, ok: code === 0 };
+}
+
+/**
+ * Runs a program in the place of this one: its standard streams, signals and exit are the program's.
+ *
+ * @param {Paths} paths
+ * @param {string} bun
+ * @param {string[]} args
+ * @param {string} [cwd]
+ * @returns {Promise<End>}
+ */
+async function passThrough(paths, bun, args, cwd = process.cwd()) {
+  const script = args[0] ?? "";
+  if (!existsSync(script)) throw new SetupError(`${script} is missing: the checkout is not whole; clone it again.`);
+  const child = spawn(bun, args, { cwd, env: { ...process.env, STRATA_CACHE: paths.cache }, stdio: "inherit" });
+  forwardSignals(child);
+  return endOf(child, bun);
+}
+
+/** @param {import("node:child_process").ChildProcess} child */
+function forwardSignals(child) {
+  for (const signal of /** @type {const} */ (["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])) {
+    process.removeAllListeners(signal);
+    process.on(signal, () => void child.kill(signal));
+  }
+  for (const signal of /** @type {const} */ (["SIGINT", "SIGQUIT"])) {
+    process.removeAllListeners(signal);
+    process.on(signal, () => {
+      // Ctrl-C in a terminal reaches the child by itself, and a second one would end what the first only stops.
+      if (!isInTerminalForeground()) child.kill(signal);
+    });
+  }
+}
+
+/** Whether this process is of the group that the terminal sends its signals to. */
+function isInTerminalForeground() {
+  if (process.platform !== "linux") return process.stdin.isTTY === true;
+  const stat = readFileSync("/proc/self/stat", "utf8");
+  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return group === foreground;
+}
