@@ -1,0 +1,3 @@
+export { StreamDecoder } from "./decode.ts";
+export { createTokenizer, type DecodeOptions, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
+export type { TokenAttribute } from "./vocabulary.ts";
