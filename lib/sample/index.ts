@@ -1,0 +1,9 @@
+export {
+  resolveSampling,
+  samplingDefaults,
+  seedHalves,
+  type ResolvedLogitBias,
+  type ResolvedSampling,
+  type SamplingOptions,
+} from "./options.ts";
+export { argmax, checkLogits, checkToken, softmax, type CustomSampler, type CustomSamplerContext } from "./custom.ts";
