@@ -2,7 +2,8 @@ import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
 import { preTokenizer, splitWords, type PreTokenizer } from "./pre-tokenizer.ts";
-import { Vocabulary } from "./vocabulary.ts";
+import type { Vocabulary } from "./vocabulary.ts";
+import { WordCache } from "./word-cache.ts";
 
 /** Byte-level BPE spells each byte as one printable character: this is the character code of each byte. */
 export const byteLetters: Uint16Array = makeByteLetters();
@@ -11,8 +12,7 @@ export const byteLetters: Uint16Array = makeByteLetters();
 export class BytePairEncoder {
   readonly preTokenizer: PreTokenizer;
   private readonly merger: WordMerger;
-  private readonly words = new Map<string, Int32Array>();
-  private wordsWithout: ReadonlySet<number> | undefined;
+  private readonly words = new WordCache();
 
   constructor(
     metadata: Metadata,
@@ -24,23 +24,8 @@ export class BytePairEncoder {
 
   /** Appends the tokens of a text in which no special token is left. None of `without` comes out. */
   encode(text: string, tokens: number[], without: ReadonlySet<number> | undefined): void {
-    if (without !== this.wordsWithout) {
-      this.words.clear();
-      this.wordsWithout = without;
-    }
-    for (const word of splitWords(text, this.preTokenizer.patterns)) {
-      let ids = this.words.get(word);
-      if (ids === undefined) {
-        ids = this.encodeWord(word, without);
-        if (word.length <= longestKept) this.keep(word, ids);
-      }
-      for (const id of ids) tokens.push(id);
-    }
-  }
-
-  private keep(word: string, ids: Int32Array): void {
-    if (this.words.size >= wordsKept) this.words.clear();
-    this.words.set(word, ids);
+    const encode = (word: string): Int32Array => this.encodeWord(word, without);
+    for (const word of splitWords(text, this.preTokenizer.patterns)) this.words.append(word, tokens, without, encode);
   }
 
   private encodeWord(word: string, without: ReadonlySet<number> | undefined): Int32Array {
@@ -175,10 +160,6 @@ class MergeTable {
     return at(this.columns, 4 * entry) === left && at(this.columns, 4 * entry + 1) === right;
   }
 }
-
-/** Words whose tokens are kept: text repeats itself. */
-const wordsKept = 16_384;
-const longestKept = 32;
 
 const utf8 = new TextEncoder();
 

@@ -137,14 +137,26 @@ function mark(letter: string): number {
   return letter.charCodeAt(0);
 }
 
-const byteOfLetter = new Map(Array.from(byteLetters, (letter, byte) => [String.fromCharCode(letter), byte]));
+/** The byte of each letter by its character code, -1 where it has none. */
+const byteOfLetter = new Int16Array(512).fill(-1);
+for (const [byte, letter] of byteLetters.entries()) byteOfLetter[letter] = byte;
 
 /** Byte-level letters to bytes. A letter that stands for no byte is written out, with the token, as llama.cpp does. */
 function unspell(text: string): Uint8Array {
+  const bytes = new Uint8Array(text.length);
+  for (let index = 0; index < text.length; index += 1) {
+    const byte = byteOfLetter[text.charCodeAt(index)] ?? -1;
+    if (byte < 0) return unspellWithOthers(text);
+    bytes[index] = byte;
+  }
+  return bytes;
+}
+
+function unspellWithOthers(text: string): Uint8Array {
   const buffer = new ByteBuffer();
   for (const letter of text) {
-    const byte = byteOfLetter.get(letter);
-    if (byte !== undefined) buffer.push(Uint8Array.of(byte));
+    const byte = byteOfLetter[letter.codePointAt(0) ?? 0] ?? -1;
+    if (byte >= 0) buffer.push(Uint8Array.of(byte));
     else buffer.push(utf8.encode(`[UNK_BYTE_0x${Buffer.from(letter).toString("hex")}${text}]`));
   }
   return buffer.view();

@@ -7,6 +7,8 @@ export type Fragment = number | string;
 export class SpecialTokens {
   /** Candidates by the first two UTF-16 units of their text, or by the only one. */
   private readonly byStart = new Map<number, Candidates>();
+  /** Marks the UTF-16 units with which a candidate's text begins. */
+  private readonly firstUnits = new Uint8Array(65_536);
 
   constructor(
     private readonly vocabulary: Vocabulary,
@@ -30,6 +32,7 @@ export class SpecialTokens {
   private add(id: number): void {
     const text = this.vocabulary.texts[id] ?? "";
     const key = startKey(text, 0, text.length === 1);
+    this.firstUnits[text.charCodeAt(0)] = 1;
     const known = this.byStart.get(key);
     const candidates: Candidates = known ?? { lengths: [], ids: new Map() };
     if (known === undefined) this.byStart.set(key, candidates);
@@ -41,6 +44,7 @@ export class SpecialTokens {
   private presentIn(text: string): number[] {
     const present = new Set<number>();
     for (let index = 0; index < text.length; index += 1) {
+      if (this.firstUnits[text.charCodeAt(index)] === 0) continue;
       this.collect(text, index, startKey(text, index, false), present);
       this.collect(text, index, startKey(text, index, true), present);
     }

@@ -2,12 +2,19 @@ import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
 import { tooShort, type Vocabulary } from "./vocabulary.ts";
+import { WordCache } from "./word-cache.ts";
 
 /** SentencePiece-style merging: neighbouring pieces whose union is a token merge, the best score first. */
 export class SentencePieceEncoder extends PairMerger {
   /** Tokens of equal score have equal ranks; the best score has rank 0. */
   private readonly ranks: Int32Array;
   private readonly starts: number[] = [];
+  private readonly words = new WordCache();
+  /**
+   * Marks UTF-16 units that come right before U+2581 inside of some token. After any other unit a space starts a word
+   * that no merge can join with what is before it, so words are merged, and kept, one by one.
+   */
+  private readonly joinsSpace: Uint8Array;
   private text = "";
   private without: ReadonlySet<number> | undefined;
 
@@ -17,25 +24,36 @@ export class SentencePieceEncoder extends PairMerger {
   ) {
     super();
     this.ranks = rankScores(metadata, vocabulary.size);
+    this.joinsSpace = findSpaceJoiners(vocabulary.texts);
   }
 
   /** Appends the tokens of a text whose spaces are already U+2581. None of `without` comes out. */
   encode(text: string, tokens: number[], without: ReadonlySet<number> | undefined): void {
-    this.text = text;
     this.without = without;
+    let start = 0;
+    for (let space = text.indexOf("\u2581", 1); space >= 0; space = text.indexOf("\u2581", space + 1)) {
+      if (this.joinsSpace[text.charCodeAt(space - 1)] === 1) continue;
+      this.words.append(text.slice(start, space), tokens, without, this.encodeWord);
+      start = space;
+    }
+    if (start < text.length) this.words.append(text.slice(start), tokens, without, this.encodeWord);
+  }
+
+  private readonly encodeWord = (word: string): Int32Array => {
+    this.text = word;
     const starts = this.starts;
     starts.length = 0;
-    for (let start = 0; start < text.length; start += isHighSurrogate(text, start) ? 2 : 1) starts.push(start);
+    for (let start = 0; start < word.length; start += isHighSurrogate(word, start) ? 2 : 1) starts.push(start);
     this.chain(starts.length);
     for (const [index, start] of starts.entries()) {
       this.ids[index] = -1;
-      this.lengths[index] = (starts[index + 1] ?? text.length) - start;
+      this.lengths[index] = (starts[index + 1] ?? word.length) - start;
     }
     this.mergeAll(starts.length);
-    for (let index = starts.length === 0 ? -1 : 0; index >= 0; index = at(this.nexts, index)) {
-      this.emit(index, tokens);
-    }
-  }
+    const tokens: number[] = [];
+    for (let index = 0; index >= 0; index = at(this.nexts, index)) this.emit(index, tokens);
+    return Int32Array.from(tokens);
+  };
 
   protected consider(left: number, right: number): void {
     const size = at(this.lengths, left) + at(this.lengths, right);
@@ -89,4 +107,14 @@ function rankScores(metadata: Metadata, count: number): Int32Array {
   }
   for (let id = 0; id < count; id += 1) ranks[id] = rankOfScore.get(Math.fround(at(scores, id))) ?? 0;
   return ranks;
+}
+
+function findSpaceJoiners(texts: readonly string[]): Uint8Array {
+  const marks = new Uint8Array(65_536);
+  for (const text of texts) {
+    for (let space = text.indexOf("\u2581", 1); space >= 0; space = text.indexOf("\u2581", space + 1)) {
+      marks[text.charCodeAt(space - 1)] = 1;
+    }
+  }
+  return marks;
 }
