@@ -15,8 +15,6 @@ export interface EncodeOptions {
   readonly eos?: boolean;
   /** Tokens that must not come out of the text by any route, not even by merging its letters. */
   readonly without?: ReadonlySet<number>;
-  /** Whether text before this one ended in text, so that no space is put before it where the file asks for one: false. */
-  readonly continues?: boolean;
 }
 
 export interface DecodeOptions {
@@ -43,7 +41,7 @@ export interface Tokenizer {
   /** Whether the file says that a prompt starts with BOS, ends with EOS. */
   readonly addBos: boolean;
   readonly addEos: boolean;
-  /** Tokens that structure input and are no text: control and unknown tokens, and those that end a generation. */
+  /** Tokens that structure input and are no text: control and unknown tokens. */
   readonly specialTokens: ReadonlySet<number>;
   /** Whether a model that gives this token is done. */
   isEndOfGeneration(id: number): boolean;
@@ -52,6 +50,8 @@ export interface Tokenizer {
    * file names none
    */
   encode(text: string, options?: EncodeOptions): number[];
+  /** Cuts a text at the text of `specialTokens`: gives their ids and what is between them. */
+  splitSpecial(text: string): (number | string)[];
   /** @throws StrataError `invalid_argument` where the vocabulary lacks an id, as the functions below do */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string;
   /** Decodes tokens as they come. */
@@ -109,6 +109,7 @@ class GgufTokenizer implements Tokenizer {
   private readonly addSpacePrefix: boolean;
   private readonly cleanUp: boolean;
   private readonly userDefined: SpecialTokens;
+  private readonly control: SpecialTokens;
   private readonly allSpecial: SpecialTokens;
 
   constructor(
@@ -139,6 +140,7 @@ class GgufTokenizer implements Tokenizer {
     const isControl = (id: number): boolean => vocabulary.has(id, bits.control | bits.unknown);
     const isUserDefined = (id: number): boolean => vocabulary.has(id, bits.userDefined);
     this.userDefined = new SpecialTokens(vocabulary, (id) => isUserDefined(id) && !isControl(id));
+    this.control = new SpecialTokens(vocabulary, isControl);
     this.allSpecial = new SpecialTokens(vocabulary, (id) => isUserDefined(id) || isControl(id));
     this.specialTokens = findSpecial(vocabulary);
   }
@@ -152,12 +154,16 @@ class GgufTokenizer implements Tokenizer {
     const tokens: number[] = [];
     if (options.bos ?? this.addBos) tokens.push(this.need(this.bos, "bos"));
     const specials = options.special === true ? this.allSpecial : this.userDefined;
-    let afterText = options.continues === true;
+    let afterText = false;
     for (const fragment of specials.split(text)) {
       afterText = this.encodeFragment(fragment, afterText, tokens, options.without);
     }
     if (options.eos ?? this.addEos) tokens.push(this.need(this.eos, "eos"));
     return tokens;
+  }
+
+  splitSpecial(text: string): (number | string)[] {
+    return this.control.split(text);
   }
 
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
@@ -223,7 +229,7 @@ class GgufTokenizer implements Tokenizer {
 }
 
 function findSpecial(vocabulary: Vocabulary): Set<number> {
-  const special = new Set(vocabulary.endOfGeneration);
+  const special = new Set<number>();
   for (let id = 0; id < vocabulary.size; id += 1) {
     if (vocabulary.has(id, bits.control | bits.unknown)) special.add(id);
   }
