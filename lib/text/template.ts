@@ -1,4 +1,4 @@
-import { Template } from "@huggingface/jinja";
+import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
 import { ContentMask, inspectedLiterals } from "./content-mask.ts";
@@ -111,7 +111,12 @@ class JinjaChatTemplate implements ChatTemplate {
         `message ${index} has the role ${JSON.stringify(role)}, expected a word of letters, digits, "_" and "-"`,
       );
     }
-    return { messages, tools: options.tools, extra: options.extra ?? {}, ends: options.addGenerationPrompt ?? true };
+    return {
+      messages,
+      tools: options.tools ?? null,
+      extra: options.extra ?? {},
+      ends: options.addGenerationPrompt ?? true,
+    };
   }
 
   /**
@@ -143,17 +148,18 @@ class JinjaChatTemplate implements ChatTemplate {
   private render(input: Input, dates: Map<string, string>): string {
     const textOf = (id: number | undefined): string => (id === undefined ? "" : this.tokenizer.tokenText(id));
     try {
-      return this.template.render({
+      return run(this.template, {
+        ...globals,
+        documents: null,
+        strftime_now: (format: string) => now(format, dates),
         ...input.extra,
+        tools: input.tools,
         messages: input.messages,
-        ...(input.tools === undefined ? {} : { tools: input.tools }),
         add_generation_prompt: input.ends,
         bos_token: textOf(this.tokenizer.bos),
         eos_token: textOf(this.tokenizer.eos),
         pad_token: textOf(this.tokenizer.pad),
         unk_token: textOf(this.tokenizer.unk),
-        raise_exception: refuse,
-        strftime_now: (format: string) => now(format, dates),
       });
     } catch (error) {
       if (error instanceof Refusal) {
@@ -173,7 +179,8 @@ class JinjaChatTemplate implements ChatTemplate {
 
 interface Input {
   readonly messages: readonly ChatMessage[];
-  readonly tools: readonly unknown[] | undefined;
+  /** Templates know "no tools" as `none`. */
+  readonly tools: readonly unknown[] | null;
   readonly extra: Readonly<Record<string, unknown>>;
   readonly ends: boolean;
 }
@@ -183,8 +190,30 @@ type Unmask = (text: string) => string;
 /** What a template itself raises. */
 class Refusal extends Error {}
 
-function refuse(message: string): never {
-  throw new Refusal(message);
+/** What every template may use. `Template.render` sets most of it too, but its exceptions look like its own faults. */
+const globals = {
+  true: true,
+  false: false,
+  none: null,
+  True: true,
+  False: false,
+  None: null,
+  range: (...bounds: number[]): number[] => range(bounds),
+  raise_exception: (message: unknown): never => {
+    throw new Refusal(String(message));
+  },
+} as const;
+
+function range([first = 0, second, step = 1]: readonly number[]): number[] {
+  if (step === 0) throw new Refusal("range() has a step of zero");
+  const [start, stop] = second === undefined ? [0, first] : [first, second];
+  return Array.from({ length: Math.max(0, Math.ceil((stop - start) / step)) }, (_, index) => start + index * step);
+}
+
+function run(template: Template, variables: Readonly<Record<string, unknown>>): string {
+  const environment = new Environment();
+  for (const [name, value] of Object.entries(variables)) environment.set(name, value);
+  return String(new Interpreter(environment).run(template.parsed).value);
 }
 
 /** The time in a template's format, the same in each rendering of one prompt. */
