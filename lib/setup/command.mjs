@@ -1,3 +1,4 @@
+// @ts-check
 import { spawn, spawnSync } from "node:child_process";
 import { accessSync, constants, mkdirSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -14,7 +15,8 @@ const tail_lines = 25;
 export function childEnvironment(extra = {}) {
   /** @type {Record<string, string | undefined>} */
   const env = { ...process.env };
-  const inherited = /^(npm_(package|lifecycle|command|execpath|node_execpath|config_(local_prefix|loglevel|json|dry_run))|INIT_CWD$|GIT_(DIR|WORK_TREE|INDEX_FILE|PREFIX|OBJECT_DIRECTORY)$)/;
+  const inherited =
+    /^(npm_(package|lifecycle|command|execpath|node_execpath|config_(local_prefix|loglevel|json|dry_run))|INIT_CWD$|GIT_(DIR|WORK_TREE|INDEX_FILE|PREFIX|OBJECT_DIRECTORY)$)/;
   for (const name of Object.keys(env)) if (inherited.test(name)) delete env[name];
   return { ...env, ...extra };
 }
@@ -85,7 +87,8 @@ export async function runQuietly({ what, command, args, cwd, env = {}, log, fetc
   if (code === 0) return;
   mkdirSync(join(log, ".."), { recursive: true });
   writeFileSync(log, said);
-  const line = [command, ...args].map(quoted).join(" ");
+  const settings = Object.entries(env).map(([name, value]) => `${name}=${quoted(value)}`);
+  const line = [...settings, ...[command, ...args].map(quoted)].join(" ");
   throw new SetupError(
     knownCause(said, fetches) ??
       `${what} failed (${signal ?? `exit code ${code}`}). The end of what it said:\n${tailOf(said)}\n` +
@@ -141,8 +144,14 @@ export function knownCause(said, fetches) {
 
 /** @param {string} said */
 function tailOf(said) {
-  const lines = said.replace(/\r/g, "\n").split("\n").filter((line) => line.trim() !== "");
-  return lines.slice(-tail_lines).map((line) => `  ${line}`).join("\n");
+  const lines = said
+    .replace(/\r/g, "\n")
+    .split("\n")
+    .filter((line) => line.trim() !== "");
+  return lines
+    .slice(-tail_lines)
+    .map((line) => `  ${line}`)
+    .join("\n");
 }
 
 /** @param {string} word */

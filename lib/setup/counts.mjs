@@ -1,3 +1,4 @@
+// @ts-check
 /**
  * What test runners say at their end.
  *
@@ -20,12 +21,16 @@ const number = (match) => Number(match?.[1] ?? 0);
  * @returns {Counts}
  */
 export function zigCounts(said, ok) {
-  const line = plain(said).split("\n").findLast((text) => text.startsWith("Build Summary:")) ?? "";
+  const line =
+    plain(said)
+      .split("\n")
+      .findLast((text) => text.startsWith("Build Summary:")) ?? "";
   const tests = /(\d+)\/\d+ tests passed(.*)$/.exec(line);
   const rest = tests?.[2] ?? "";
   const counts = {
     passed: number(tests),
-    failed: number(/(\d+) failed/.exec(rest)) + number(/(\d+) crashed/.exec(rest)) + number(/(\d+) timed out/.exec(rest)),
+    failed:
+      number(/(\d+) failed/.exec(rest)) + number(/(\d+) crashed/.exec(rest)) + number(/(\d+) timed out/.exec(rest)),
     skipped: number(/(\d+) skipped/.exec(rest)),
   };
   return atLeastOneFailure(counts, ok);
@@ -44,7 +49,11 @@ export function bunCounts(said, ok) {
   // Anything before the closing lines may be a test's own output.
   const start = lines.findLastIndex((line) => /^\s*\d+ pass$/.test(line));
   lines.splice(0, Math.max(start, 0));
-  const counts = { passed: last(/^\s*(\d+) pass$/), failed: last(/^\s*(\d+) fail$/) + last(/^\s*(\d+) errors?$/), skipped: last(/^\s*(\d+) (?:skip|todo)$/) };
+  const counts = {
+    passed: last(/^\s*(\d+) pass$/),
+    failed: last(/^\s*(\d+) fail$/) + last(/^\s*(\d+) errors?$/),
+    skipped: last(/^\s*(\d+) (?:skip|todo)$/),
+  };
   return atLeastOneFailure(counts, ok);
 }
 

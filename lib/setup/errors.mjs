@@ -1,3 +1,4 @@
+// @ts-check
 /** A failure that a person can act on: the message alone is shown, never a stack. */
 export class SetupError extends Error {
   /** @param {string} message what was wrong and what to do */

@@ -1,3 +1,4 @@
+// @ts-check
 import { createHash } from "node:crypto";
 import { createReadStream, lstatSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -60,7 +61,8 @@ export function readStamp(path) {
     const value = JSON.parse(readFileSync(path, "utf8"));
     return typeof value === "object" && value !== null ? value : undefined;
   } catch (error) {
-    if (error instanceof SyntaxError || errorCode(error) === "ENOENT" || errorCode(error) === "ENOTDIR") return undefined;
+    if (error instanceof SyntaxError || errorCode(error) === "ENOENT" || errorCode(error) === "ENOTDIR")
+      return undefined;
     throw error;
   }
 }

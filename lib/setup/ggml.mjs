@@ -1,3 +1,4 @@
+// @ts-check
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { runQuietly } from "./command.mjs";
@@ -61,7 +62,9 @@ export async function unpackGgml(paths) {
 /** @param {string} bundle */
 async function checkBundle(bundle) {
   if (!existsSync(bundle)) {
-    throw new SetupError(`${bundle} is missing, which holds ggml's source: remove node_modules and run the same command again.`);
+    throw new SetupError(
+      `${bundle} is missing, which holds ggml's source: remove node_modules and run the same command again.`,
+    );
   }
   const hash = await sha256OfFile(bundle);
   if (hash === ggmlManifest.bundleSha256) return;

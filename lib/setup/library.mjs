@@ -1,3 +1,4 @@
+// @ts-check
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { runQuietly } from "./command.mjs";
@@ -19,7 +20,10 @@ import { ggmlManifest, pins } from "./pins.mjs";
  * @param {string} cpu the CPU that it is built for
  */
 export function libraryKey({ root }, cpu) {
-  const files = ["build.zig", ...["zig", "ggml"].flatMap((folder) => filesBelow(join(root, folder)).map((file) => `${folder}/${file}`))];
+  const files = [
+    "build.zig",
+    ...["zig", "ggml"].flatMap((folder) => filesBelow(join(root, folder)).map((file) => `${folder}/${file}`)),
+  ];
   const contents = files.flatMap((file) => [file, readFileSync(join(root, file))]);
   return sha256Of(pins.zig.version, ggmlManifest.commit, cpu, ...contents);
 }
@@ -32,7 +36,9 @@ export function libraryIsBuilt({ library, libraryStamp }, key) {
   const stamp = readStamp(libraryStamp);
   const file = statOf(library);
   // A library that someone built by hand since, for debugging, is another one.
-  return file !== undefined && stamp?.["key"] === key && stamp["size"] === file.size && stamp["mtimeMs"] === file.mtimeMs;
+  return (
+    file !== undefined && stamp?.["key"] === key && stamp["size"] === file.size && stamp["mtimeMs"] === file.mtimeMs
+  );
 }
 
 /**
@@ -53,8 +59,8 @@ export function zigEnvironment(paths) {
 export async function buildLibrary(paths, zig, key, step) {
   rmSync(paths.libraryStamp, { force: true });
   mkdirSync(paths.cache, { recursive: true });
-  const before = compiledFiles(paths);
-  step.howFar = () => `${compiledFiles(paths) - before} files compiled`;
+  const before = compiledFiles(paths).count;
+  step.howFar = () => howFar(paths, before);
   await runQuietly({
     what: "Building the native library",
     command: zig,
@@ -64,17 +70,37 @@ export async function buildLibrary(paths, zig, key, step) {
     log: join(paths.cache, "logs", "zig.log"),
   });
   const file = statOf(paths.library);
-  if (!file) throw new SetupError(`zig build lib ended well and left no ${paths.library}: build.zig does not install it there.`);
+  if (!file)
+    throw new SetupError(`zig build lib ended well and left no ${paths.library}: build.zig does not install it there.`);
   writeStamp(paths.libraryStamp, { key, size: file.size, mtimeMs: file.mtimeMs });
+}
+
+/**
+ * Zig shows its progress on terminals only, and tells no other program of it; but its caches show what is done.
+ *
+ * @param {Paths} paths
+ * @param {number} before how many files were compiled when it began
+ */
+function howFar(paths, before) {
+  const { names, count } = compiledFiles(paths);
+  // With nothing cached Zig first compiles the program that reads build.zig, for a third of the whole time.
+  if (!names.has("maker")) return "Zig is compiling its build program";
+  return before < pins.zig.files
+    ? `${count} of about ${pins.zig.files} files compiled`
+    : `${count - before} files compiled`;
 }
 
 /** @param {Paths} paths */
 function compiledFiles({ zigCache, zigGlobalCache }) {
+  const names = new Set();
   let count = 0;
   for (const cache of [zigCache, zigGlobalCache]) {
     for (const folder of entriesOf(join(cache, "o"))) {
-      if (entriesOf(join(cache, "o", folder.name)).some((file) => file.name.endsWith(".o"))) count += 1;
+      for (const { name } of entriesOf(join(cache, "o", folder.name))) {
+        names.add(name);
+        if (name.endsWith(".o")) count += 1;
+      }
     }
   }
-  return count;
+  return { names, count };
 }

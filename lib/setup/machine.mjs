@@ -1,3 +1,4 @@
+// @ts-check
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { SetupError, errorCode } from "./errors.mjs";
@@ -29,7 +30,8 @@ export function checkPlatform(platform = `${process.platform}-${process.arch}`) 
  */
 export function cpuFeatures(cpuinfo) {
   const first = cpuinfo.split(/\n\s*\n/)[0] ?? "";
-  const wanted = /^(vendor_id|cpu family|model|model name|flags|Features|CPU (implementer|part|variant|architecture))\s*:/;
+  const wanted =
+    /^(vendor_id|cpu family|model|model name|flags|Features|CPU (implementer|part|variant|architecture))\s*:/;
   return first
     .split("\n")
     .filter((line) => wanted.test(line))

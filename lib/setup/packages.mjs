@@ -1,3 +1,4 @@
+// @ts-check
 import { existsSync, mkdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { answerOf, runQuietly, which } from "./command.mjs";
@@ -102,7 +103,8 @@ export function findBun(paths, machine) {
 function isBun(path, version, stamp) {
   const { size, mtimeMs } = statSync(path);
   const kept = readStamp(stamp);
-  if (kept?.["path"] === path && kept["size"] === size && kept["mtimeMs"] === mtimeMs) return kept["version"] === version;
+  if (kept?.["path"] === path && kept["size"] === size && kept["mtimeMs"] === mtimeMs)
+    return kept["version"] === version;
   const answer = answerOf(path, ["--version"]) ?? "none";
   mkdirSync(dirname(stamp), { recursive: true });
   writeFileSync(stamp, JSON.stringify({ path, size, mtimeMs, version: answer }));
@@ -127,9 +129,12 @@ export function findPeer(paths, machine) {
 /**
  * Puts a link to the peer's library where node-llama-cpp looks for it. npm removes it whenever it tidies.
  *
- * @param {{ path: string, link: string }} peer
+ * @param {Paths} paths
+ * @param {ReturnType<typeof findPeer>} peer
  */
-export function linkPeer({ path, link }) {
+export function linkPeer(paths, peer) {
+  if (!peer || peer.wanted || !existsSync(join(paths.modules, "node-llama-cpp"))) return;
+  const { path, link } = peer;
   if (isLinkTo(link, path)) return;
   rmSync(link, { recursive: true, force: true });
   mkdirSync(dirname(link), { recursive: true });
@@ -155,7 +160,7 @@ function isLinkTo(link, path) {
  * @param {string} version
  */
 function platformFolder({ platform }, { name }, version) {
-  return join(platform, `${basename(dirname(name))}-${basename(name)}-${version}`);
+  return join(platform, `${name.replace("@", "").replace("/", "-")}-${version}`);
 }
 
 /**

@@ -1,3 +1,4 @@
+// @ts-check
 import { answerOf, which } from "./command.mjs";
 import { SetupError } from "./errors.mjs";
 
@@ -17,11 +18,13 @@ const programs = {
   },
   python: {
     found: () => answerOf("python3", ["-c", "import sys; sys.exit(sys.version_info < (3, 7))"]) !== undefined,
-    missing: "Python 3 is missing: install python3, 3.7 or newer (on Debian and Ubuntu: apt-get install python3 python3-pip).",
+    missing:
+      "Python 3 is missing: install python3, 3.7 or newer (on Debian and Ubuntu: apt-get install python3 python3-pip).",
   },
   pip: {
     found: () => answerOf("python3", ["-m", "pip", "--version"]) !== undefined,
-    missing: "Python's pip is missing: install it (on Debian and Ubuntu: apt-get install python3-pip; elsewhere: python3 -m ensurepip).",
+    missing:
+      "Python's pip is missing: install it (on Debian and Ubuntu: apt-get install python3-pip; elsewhere: python3 -m ensurepip).",
   },
 };
 

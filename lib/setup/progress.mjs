@@ -1,3 +1,4 @@
+// @ts-check
 /**
  * Progress of long steps, for people: one line that rewrites itself on a terminal, and in a log a line
  * at the start, one each ten seconds, and one at the end.

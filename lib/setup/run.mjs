@@ -1,3 +1,4 @@
+// @ts-check
 // The entry of package.json's scripts: `node lib/setup/run.mjs demo`. It is read by old versions of Node too, so
 // that they can say that they are too old, and imports nothing before that.
 
@@ -6,7 +7,9 @@ const lowest = 20;
 async function main() {
   const version = process.versions.node;
   if (Number(version.split(".")[0]) < lowest) {
-    fail(`Strata needs Node ${lowest} or newer and this is Node ${version}: install a newer one, from your system or nodejs.org.`);
+    fail(
+      `Strata needs Node ${lowest} or newer and this is Node ${version}: install a newer one, from your system or nodejs.org.`,
+    );
     return;
   }
   const { tasks } = await import("./tasks.mjs");
@@ -17,7 +20,11 @@ async function main() {
     fail(`There is no "${name}": use one of ${Object.keys(tasks).join(", ")}.`, 2);
     return;
   }
-  for (const [signal, code] of /** @type {const} */ ([["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]])) {
+  for (const [signal, code] of /** @type {const} */ ([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ])) {
     process.on(signal, () => process.exit(code));
   }
   try {

@@ -1,3 +1,4 @@
+// @ts-check
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { ggmlIsUnpacked, unpackGgml } from "./ggml.mjs";
@@ -5,7 +6,14 @@ import { removeLeftovers } from "./files.mjs";
 import { buildLibrary, libraryIsBuilt, libraryKey } from "./library.mjs";
 import { withLock } from "./lock.mjs";
 import { checkPlatform, thisMachine } from "./machine.mjs";
-import { findBun, findPeer, installPackages, installPlatformPackage, linkPeer, packagesAreInstalled } from "./packages.mjs";
+import {
+  findBun,
+  findPeer,
+  installPackages,
+  installPlatformPackage,
+  linkPeer,
+  packagesAreInstalled,
+} from "./packages.mjs";
 import { pathsOf } from "./paths.mjs";
 import { ggmlManifest, pins } from "./pins.mjs";
 import { requirePrograms } from "./prerequisites.mjs";
@@ -30,14 +38,16 @@ import { findZig, installZig } from "./zig.mjs";
 export async function ensure({ toolchain = false, paths = pathsOf() } = {}) {
   checkPlatform();
   const machine = thisMachine();
-  if (plan(paths, machine, toolchain).length > 0) {
-    mkdirSync(paths.cache, { recursive: true });
-    // The cache may be shared between checkouts, and a checkout used with two caches: so both are locked.
-    const locks = new Set([join(paths.cache, "setup.lock"), join(paths.root, ".cache", "setup.lock")]);
-    await withLocks([...locks].sort(), () => setUp(paths, machine, toolchain));
+  try {
+    if (plan(paths, machine, toolchain).length > 0) {
+      mkdirSync(paths.cache, { recursive: true });
+      // The cache may be shared between checkouts, and a checkout used with two caches: so both are locked.
+      const locks = new Set([join(paths.cache, "setup.lock"), join(paths.root, ".cache", "setup.lock")]);
+      await withLocks([...locks].sort(), () => setUp(paths, machine, toolchain));
+    }
+  } finally {
+    linkPeer(paths, findPeer(paths, machine));
   }
-  const peer = findPeer(paths, machine);
-  if (peer) linkPeer(peer);
   return { paths, bun: findBun(paths, machine).path };
 }
 
@@ -63,7 +73,9 @@ async function setUp(paths, machine, toolchain) {
   removeLeftovers(paths.cache);
   removeLeftovers(paths.platform);
   const start_ms = Date.now();
-  process.stderr.write(`Strata sets itself up in ${tasks.length === 1 ? "1 step" : `${tasks.length} steps`}; what is done is kept.\n`);
+  process.stderr.write(
+    `Strata sets itself up in ${tasks.length === 1 ? "1 step" : `${tasks.length} steps`}; what is done is kept.\n`,
+  );
   const progress = new Progress(tasks.length);
   for (const { title, work } of tasks) await progress.step(title, work);
   process.stderr.write(`Set-up took ${seconds(Date.now() - start_ms)}.\n`);
@@ -93,11 +105,15 @@ function plan(paths, machine, toolchain) {
   const key = libraryKey(paths, machine.cpu);
   const build = !libraryIsBuilt(paths, key);
   if ((build || toolchain) && findZig(paths).missing) {
-    tasks.push({ title: `Zig ${pins.zig.version}`, programs: ["python", "pip"], work: (step) => installZig(paths, step) });
+    tasks.push({
+      title: `Zig ${pins.zig.version}`,
+      programs: ["python", "pip"],
+      work: (step) => installZig(paths, step),
+    });
   }
   if (build) {
     tasks.push({
-      title: "Native library",
+      title: "Native library (minutes, the first time)",
       programs: [],
       work: (step) => buildLibrary(paths, findZig(paths).path, key, step),
     });

@@ -1,3 +1,4 @@
+// @ts-check
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
@@ -78,7 +79,12 @@ async function runTests(args, env) {
   const zig = findZig(paths).path;
   /** @type {{ name: string, start_ms: number, counts: import("./counts.mjs").Counts }[]} */
   const runs = [];
-  const run = async (/** @type {string} */ name, /** @type {string} */ program, /** @type {string[]} */ programArgs, /** @type {typeof zigCounts} */ read) => {
+  const run = async (
+    /** @type {string} */ name,
+    /** @type {string} */ program,
+    /** @type {string[]} */ programArgs,
+    /** @type {typeof zigCounts} */ read,
+  ) => {
     process.stderr.write(`\n${name}\n`);
     const start_ms = Date.now();
     const { said, ok } = await runVisibly(paths, program, programArgs, runEnvironment(paths, bun, env));
@@ -130,7 +136,10 @@ async function runVisibly(paths, program, args, env) {
     stdio: ["ignore", "pipe", "pipe"],
   });
   let said = "";
-  for (const [from, to] of /** @type {const} */ ([[child.stdout, process.stdout], [child.stderr, process.stderr]])) {
+  for (const [from, to] of /** @type {const} */ ([
+    [child.stdout, process.stdout],
+    [child.stderr, process.stderr],
+  ])) {
     from.on("data", (/** @type {Buffer} */ chunk) => {
       to.write(chunk);
       said = (said + chunk.toString()).slice(-1_000_000);

@@ -1,3 +1,4 @@
+// @ts-check
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { answerOf, runQuietly, which } from "./command.mjs";
@@ -53,7 +54,19 @@ export async function installZig(paths, step) {
   await runQuietly({
     what: `pip install of Zig ${pins.zig.version}`,
     command: "python3",
-    args: ["-m", "pip", "install", "--target", target, "--no-deps", "--only-binary=:all:", "--no-compile", "--require-hashes", "-r", requirements],
+    args: [
+      "-m",
+      "pip",
+      "install",
+      "--target",
+      target,
+      "--no-deps",
+      "--only-binary=:all:",
+      "--no-compile",
+      "--require-hashes",
+      "-r",
+      requirements,
+    ],
     cwd: paths.root,
     env: { ...pipEnvironment, TMPDIR: temporary },
     log: join(paths.cache, "logs", "pip.log"),
