@@ -205,7 +205,7 @@ const globals = {
 } as const;
 
 function range([first = 0, second, step = 1]: readonly number[]): number[] {
-  if (step === 0) throw new Refusal("range() has a step of zero");
+  if (step === 0) throw new Error("range() has a step of zero");
   const [start, stop] = second === undefined ? [0, first] : [first, second];
   return Array.from({ length: Math.max(0, Math.ceil((stop - start) / step)) }, (_, index) => start + index * step);
 }

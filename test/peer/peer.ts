@@ -1,6 +1,9 @@
 import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
+import type { ReadableStream as NodeReadableStream } from "node:stream/web";
+import { fileURLToPath } from "node:url";
 
+/** Ids are null where the file has no such token. */
 export interface PeerVocabulary {
   readonly bos: number | null;
   readonly eos: number | null;
@@ -16,14 +19,14 @@ export interface PeerAttributes {
   readonly ends: readonly number[];
 }
 
-/** How a context of the peer is made. Keys and values are f16 unless given. */
+/** How a context of the peer is made: libllama's own choice of what is not given, but f16 for keys and values. */
 export interface PeerContext {
   readonly threads?: number;
   readonly flashAttention?: boolean;
   readonly kvType?: "f16" | "f32";
 }
 
-/** One position of a greedy continuation: the token taken there, and the most probable ones. */
+/** One position of a greedy continuation: the token taken there, and the most probable ones, the best first. */
 export interface PeerStep {
   readonly token: number;
   readonly top: readonly { readonly token: number; readonly probability: number }[];
@@ -34,6 +37,44 @@ export interface PeerSpeed {
   readonly decodeTokensPerSecond: number;
 }
 
+export interface GreedyRequest extends PeerContext {
+  readonly model: string;
+  /** Token ids, at least one each. */
+  readonly prompts: readonly (readonly number[])[];
+  readonly count: number;
+  /** How many of the most probable tokens to tell: 2. */
+  readonly top?: number;
+}
+
+export interface LogProbabilitiesRequest extends PeerContext {
+  readonly model: string;
+  readonly tokens: readonly number[];
+  readonly from: number;
+}
+
+export interface BenchRequest extends PeerContext {
+  readonly model: string;
+  readonly promptTokens: number;
+  readonly generateTokens: number;
+  readonly reps: number;
+}
+
+/** What the peer's process understands. */
+export interface PeerOperations {
+  version: { request: object; result: { readonly systemInfo: string } };
+  vocabulary: { request: { model: string }; result: PeerVocabulary };
+  attributes: { request: { model: string; count: number }; result: PeerAttributes };
+  tokenize: { request: { model: string; lines: readonly string[]; special: boolean }; result: number[][] };
+  detokenize: {
+    request: { model: string; ids: readonly (readonly number[])[]; special: boolean };
+    result: string[];
+  };
+  greedy: { request: GreedyRequest; result: PeerStep[][] };
+  logProbabilities: { request: LogProbabilitiesRequest; result: number[] };
+  bench: { request: BenchRequest; result: PeerSpeed[] };
+  unload: { request: { model: string }; result: null };
+}
+
 interface Answer {
   readonly id: number;
   readonly result?: unknown;
@@ -42,22 +83,23 @@ interface Answer {
 
 /**
  * libllama in a process of its own, through node-llama-cpp under Node. It loads a model when first asked about it and
- * keeps it. Use with `await using`.
+ * keeps it, of a model that it only tokenizes for, the vocabulary alone. Use with `await using`.
  */
 export class Peer implements AsyncDisposable {
   private readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
   private readonly waiting = new Map<number, PromiseWithResolvers<unknown>>();
   private readonly errors: Promise<string>;
+  private readonly answers: Promise<void>;
   private nextId = 0;
 
   constructor() {
-    this.process = Bun.spawn(["node", new URL("llama.mjs", import.meta.url).pathname], {
+    this.process = Bun.spawn(["node", fileURLToPath(new URL("llama.mjs", import.meta.url))], {
       stdin: "pipe",
       stdout: "pipe",
       stderr: "pipe",
     });
     this.errors = new Response(this.process.stderr).text();
-    void this.readAnswers();
+    this.answers = this.readAnswers();
   }
 
   /** The CPU features that the peer's library uses. */
@@ -83,34 +125,18 @@ export class Peer implements AsyncDisposable {
     return this.ask("detokenize", { model, ids, special });
   }
 
-  /** For each prompt, `count` greedy steps, each with the `top` most probable tokens (2 unless given). */
-  greedy(
-    request: PeerContext & {
-      readonly model: string;
-      readonly prompts: readonly (readonly number[])[];
-      readonly count: number;
-      readonly top?: number;
-    },
-  ): Promise<PeerStep[][]> {
+  /** For each prompt, `count` greedy steps. Tokens that end a generation are steps like any other. */
+  greedy(request: GreedyRequest): Promise<PeerStep[][]> {
     return this.ask("greedy", request);
   }
 
   /** Natural logarithms of the probabilities of tokens `from + 1` on, each given all before it, in one batch. */
-  logProbabilities(
-    request: PeerContext & { readonly model: string; readonly tokens: readonly number[]; readonly from: number },
-  ): Promise<number[]> {
+  logProbabilities(request: LogProbabilitiesRequest): Promise<number[]> {
     return this.ask("logProbabilities", request);
   }
 
   /** Speeds, one sample a repetition, each from an empty memory. */
-  bench(
-    request: PeerContext & {
-      readonly model: string;
-      readonly promptTokens: number;
-      readonly generateTokens: number;
-      readonly reps: number;
-    },
-  ): Promise<PeerSpeed[]> {
+  bench(request: BenchRequest): Promise<PeerSpeed[]> {
     return this.ask("bench", request);
   }
 
@@ -121,22 +147,25 @@ export class Peer implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.process.stdin.end();
-    await this.process.exited;
+    await this.answers;
   }
 
-  private async ask<Result>(op: string, request: object): Promise<Result> {
+  private async ask<Name extends keyof PeerOperations>(
+    op: Name,
+    request: PeerOperations[Name]["request"],
+  ): Promise<PeerOperations[Name]["result"]> {
     const id = this.nextId;
     this.nextId += 1;
     const answer = Promise.withResolvers<unknown>();
     this.waiting.set(id, answer);
-    void this.process.stdin.write(`${JSON.stringify({ id, op, ...request })}\n`);
-    void this.process.stdin.flush();
-    return (await answer.promise) as Result;
+    this.process.stdin.write(`${toLine({ id, op, request })}\n`);
+    await this.process.stdin.flush();
+    return (await answer.promise) as PeerOperations[Name]["result"];
   }
 
   private async readAnswers(): Promise<void> {
-    const lines = createInterface({ input: Readable.fromWeb(this.process.stdout as never) });
-    for await (const line of lines) this.settle(line);
+    const output = Readable.fromWeb(this.process.stdout as NodeReadableStream<Uint8Array>);
+    for await (const line of createInterface({ input: output })) this.settle(line);
     const code = await this.process.exited;
     const reason = new Error(`the peer ended with code ${code}: ${(await this.errors).slice(-2000)}`);
     for (const answer of this.waiting.values()) answer.reject(reason);
@@ -151,4 +180,9 @@ export class Peer implements AsyncDisposable {
     if (answer.error === undefined) waiting?.resolve(answer.result);
     else waiting?.reject(new Error(`libllama: ${answer.error}`));
   }
+}
+
+/** One line of JSON. Node's line reader ends lines at two more characters than JSON escapes. */
+function toLine(value: unknown): string {
+  return JSON.stringify(value).replaceAll("\u2028", "\\u2028").replaceAll("\u2029", "\\u2029");
 }
