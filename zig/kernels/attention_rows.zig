@@ -308,6 +308,7 @@ fn score_heads(
     q: [*]const f32,
     scores: [*]f32,
 ) void {
+    const step = element.vector_step(key_type);
     const count = element.vector_count(from.dim);
     var i: usize = 0;
     while (i < from.cells.len) : (i += 4) {
@@ -315,15 +316,16 @@ fn score_heads(
         // Behind the last cell, that one again; those scores are overwritten.
         inline for (0..4) |c| keys[c] = from.cell(@min(i + c, from.cells.len - 1));
         var sums: [heads][4]Vec = @splat(@splat(@splat(0)));
-        for (0..count) |v| {
-            const start = element.vector_start(v, from.dim);
+        for (0..count / step) |block| inline for (0..step) |s| {
+            const v = block * step + s;
+            const start = if (step > 1) v * lanes else element.vector_start(v, from.dim);
             var key: [4]Vec = undefined;
             inline for (0..4) |c| key[c] = element.load(key_type, keys[c], start);
             inline for (0..heads) |h| {
                 const query = vector.load(q + (h * count + v) * lanes);
                 inline for (0..4) |c| sums[h][c] = vector.fma(query, key[c], sums[h][c]);
             }
-        }
+        };
         inline for (0..heads) |h| {
             scores[h * tile_cells + i ..][0..4].* = vector.sum_four(sums[h]);
         }

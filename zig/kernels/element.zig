@@ -13,7 +13,7 @@ pub const Type = enum(u8) { f32, f16, bf16, q8_0, q4_0 };
 
 pub const block_elements = 32;
 
-pub fn is_quantised(element_type: Type) bool {
+pub inline fn is_quantised(element_type: Type) bool {
     return element_type == .q8_0 or element_type == .q4_0;
 }
 
@@ -76,6 +76,11 @@ pub fn vector_count(dim: usize) usize {
     return (dim + lanes - 1) / lanes;
 }
 
+/// How many vectors the loops over a type take at once: a whole block, whose scale is then read once.
+pub inline fn vector_step(comptime element_type: Type) comptime_int {
+    return if (is_quantised(element_type)) block_elements / lanes else 1;
+}
+
 /// Where the vector `i` of `dim` elements starts. The last one is moved back to end at the end: it overlaps the one
 /// before rather than reading further. Needs `dim >= lanes`.
 pub inline fn vector_start(i: usize, dim: usize) usize {
@@ -90,10 +95,11 @@ pub inline fn unpack(comptime element_type: Type, from: [*]const u8, dim: usize,
         for (to[0..dim], 0..) |*value, i| value.* = load_one(element_type, from, i);
         return;
     }
-    for (0..vector_count(dim)) |i| {
-        const start = vector_start(i, dim);
+    const step = vector_step(element_type);
+    for (0..vector_count(dim) / step) |i| inline for (0..step) |s| {
+        const start = vector_start(i * step + s, dim);
         vector.store(to + start, load(element_type, from, start));
-    }
+    };
 }
 
 fn bytes_of(comptime T: type, values: []const T) []const u8 {

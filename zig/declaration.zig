@@ -1,0 +1,128 @@
+//! What a layer remembers, as the plugin declared it: plain data that crosses the boundary.
+
+const std = @import("std");
+const c = @import("ggml");
+const status = @import("status.zig");
+
+pub const Kind = enum(i32) { attention = 0, recurrent = 1 };
+
+/// Which earlier positions a token of an attention memory sees.
+pub const Extent = enum(i32) {
+    /// Every earlier one.
+    all = 0,
+    /// Those less than `window` positions back, itself included.
+    sliding = 1,
+    /// Those in its own chunk of `window` positions.
+    chunked = 2,
+};
+
+pub const states_max = 8;
+
+/// One memory of one layer. Crosses the ABI; TypeScript fills it from a declaration record.
+pub const MemoryDeclaration = extern struct {
+    layer: i32,
+    kind: Kind,
+    /// The memory whose cells this one reads instead of having its own, as an index into the declarations; -1 = own.
+    shared_from: i32 = -1,
+    extent: Extent = .all,
+    /// Positions of a window or chunk; 0 where the extent is `all`.
+    window: i32 = 0,
+    /// Key and value heads.
+    heads: i32 = 0,
+    /// Elements of one head's key.
+    key_dim: i32 = 0,
+    /// Elements of one head's value; 0 = keys without values.
+    value_dim: i32 = 0,
+    /// ggml types of keys and values.
+    key_type: i32 = 0,
+    value_type: i32 = 0,
+    /// Named states of a recurrent memory, all f32.
+    state_count: i32 = 0,
+    /// Elements of each state.
+    state_elements: [states_max]i32 = @splat(0),
+};
+
+/// Refuses what cannot be allocated or computed, naming layer and fault.
+pub fn check(declarations: []const MemoryDeclaration) status.Error!void {
+    for (declarations, 0..) |d, i| {
+        if (d.shared_from >= 0) try check_shared(declarations, d, i) else try check_own(d);
+    }
+}
+
+fn check_shared(declarations: []const MemoryDeclaration, d: MemoryDeclaration, index: usize) status.Error!void {
+    if (d.shared_from >= index) {
+        return status.fail(error.InvalidArgument, "layer {d}: a memory can be shared only from an earlier layer", .{d.layer});
+    }
+    const source = declarations[@intCast(d.shared_from)];
+    if (source.shared_from >= 0 or source.kind != d.kind) {
+        return status.fail(error.InvalidArgument, "layer {d}: the memory shared from layer {d} must be that layer's " ++
+            "own, and of the same kind", .{ d.layer, source.layer });
+    }
+}
+
+fn check_own(d: MemoryDeclaration) status.Error!void {
+    switch (d.kind) {
+        .attention => try check_attention(d),
+        .recurrent => {
+            if (d.state_count < 1 or d.state_count > states_max) {
+                return status.fail(error.InvalidArgument, "layer {d}: a recurrent memory has 1 to {d} states, not {d}", .{
+                    d.layer, states_max, d.state_count,
+                });
+            }
+            for (d.state_elements[0..@intCast(d.state_count)]) |elements| {
+                if (elements <= 0) {
+                    return status.fail(error.InvalidArgument, "layer {d}: a state needs at least one element, not {d}", .{
+                        d.layer, elements,
+                    });
+                }
+            }
+        },
+    }
+}
+
+fn check_attention(d: MemoryDeclaration) status.Error!void {
+    const elements_max = 1 << 20;
+    if (d.heads < 1 or d.heads > 4096 or d.key_dim < 1 or d.value_dim < 0 or
+        @as(i64, d.heads) * @max(d.key_dim, d.value_dim) > elements_max)
+    {
+        return status.fail(error.InvalidArgument, "layer {d}: attention with {d} heads of {d} (keys) and {d} (values)", .{
+            d.layer, d.heads, d.key_dim, d.value_dim,
+        });
+    }
+    if ((d.extent == .all) != (d.window == 0) or d.window < 0) {
+        return status.fail(error.InvalidArgument, "layer {d}: a window of {d} does not fit the extent {t}", .{
+            d.layer, d.window, d.extent,
+        });
+    }
+    try check_type(d, "keys", d.key_type, d.key_dim);
+    if (d.value_dim > 0) try check_type(d, "values", d.value_type, d.value_dim);
+}
+
+fn check_type(d: MemoryDeclaration, what: []const u8, kind: i32, dim: i32) status.Error!void {
+    switch (kind) {
+        c.GGML_TYPE_F32, c.GGML_TYPE_F16, c.GGML_TYPE_BF16 => {},
+        c.GGML_TYPE_Q8_0, c.GGML_TYPE_Q4_0 => if (@mod(dim, 32) != 0) {
+            return status.fail(error.Unsupported, "layer {d}: {s} of {d} elements a head cannot be {s}, whose blocks " ++
+                "hold 32; use f16", .{ d.layer, what, dim, if (kind == c.GGML_TYPE_Q8_0) "q8_0" else "q4_0" });
+        },
+        else => return status.fail(error.Unsupported, "layer {d}: {s} can be f32, f16, bf16, q8_0 or q4_0, not ggml " ++
+            "type {d}", .{ d.layer, what, kind }),
+    }
+}
+
+test "what cannot be computed is refused by name" {
+    const good: MemoryDeclaration = .{ .layer = 3, .kind = .attention, .heads = 2, .key_dim = 24, .value_dim = 24 };
+    try check(&.{good});
+    var quantised = good;
+    quantised.key_type = c.GGML_TYPE_Q8_0;
+    try std.testing.expectError(error.Unsupported, check(&.{quantised}));
+    try std.testing.expectStringStartsWith(status.message(), "layer 3: keys of 24 elements");
+    var window = good;
+    window.window = 16;
+    try std.testing.expectError(error.InvalidArgument, check(&.{window}));
+    const shared: MemoryDeclaration = .{ .layer = 4, .kind = .attention, .shared_from = 0 };
+    try check(&.{ good, shared });
+    try std.testing.expectError(error.InvalidArgument, check(&.{shared}));
+    const none: MemoryDeclaration = .{ .layer = 0, .kind = .recurrent };
+    try std.testing.expectError(error.InvalidArgument, check(&.{none}));
+}

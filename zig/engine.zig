@@ -1,0 +1,573 @@
+//! The engine: one thread that prepares batches, runs graphs, samples, and reports. The foreign side submits jobs and
+//! reads events; it never computes and never waits.
+
+const std = @import("std");
+const assert = std.debug.assert;
+const c = @import("ggml");
+const status = @import("status.zig");
+const sync = @import("sync.zig");
+const batch_file = @import("batch.zig");
+const queue_file = @import("queue.zig");
+const memory_file = @import("memory.zig");
+const memory_ops = @import("memory_ops.zig");
+const tensor_data = @import("tensor_data.zig");
+const graph_file = @import("graph.zig");
+const Shared = @import("shared.zig").Shared;
+const Sampler = @import("sampler.zig").Sampler;
+const SharedModel = @import("model.zig").SharedModel;
+const MemoryDeclaration = @import("declaration.zig").MemoryDeclaration;
+const Graph = graph_file.Graph;
+const Memory = memory_file.Memory;
+const SubBatch = batch_file.SubBatch;
+
+pub const SharedSampler = Shared(Sampler);
+pub const SharedQueue = Shared(queue_file.Queue);
+
+/// Crosses the ABI.
+pub const Config = extern struct {
+    threads: i32,
+    sequences: i32,
+    /// Positions that one sequence may reach.
+    context: i32,
+    /// Most tokens of one sub-batch.
+    batch: i32,
+    vocabulary: i32,
+    /// 0 to 100: how long idle compute threads spin before they sleep.
+    poll: i32,
+
+    pub fn check(config: Config) status.Error!void {
+        const Bound = struct { []const u8, i32, i32, i32 };
+        const bounds = [_]Bound{
+            .{ "threads", config.threads, 1, c.GGML_MAX_N_THREADS },
+            .{ "sequences", config.sequences, 1, 1 << 16 },
+            .{ "context", config.context, 1, 1 << 28 },
+            .{ "batch", config.batch, 1, 1 << 16 },
+            .{ "vocabulary", config.vocabulary, 1, 1 << 28 },
+            .{ "poll", config.poll, 0, 100 },
+        };
+        for (bounds) |bound| {
+            const name, const value, const least, const most = bound;
+            if (value < least or value > most) {
+                return status.fail(error.InvalidArgument, "{s} is {d}; give a number from {d} to {d}", .{ name, value, least, most });
+            }
+        }
+    }
+};
+
+/// What the engine has done since it began. Crosses the ABI.
+pub const Counters = extern struct {
+    steps: f64 = 0,
+    rows: f64 = 0,
+    graphs_built: f64 = 0,
+    graphs_reused: f64 = 0,
+    memory_bytes: f64 = 0,
+    compute_bytes: f64 = 0,
+    /// Attention blocks and recurrent cells that nobody owns.
+    free_blocks: f64 = 0,
+    free_cells: f64 = 0,
+};
+
+pub const Job = struct {
+    id: u32,
+    tokens: std.ArrayList(i32),
+    requests: []batch_file.Request,
+    samplers: []?*SharedSampler,
+    /// Steps to run: the batch itself, then one token for each sequence, until this many, a stop token or an interrupt.
+    steps_max: u32,
+    ignore_stops: bool,
+
+    pub fn destroy(job: *Job, gpa: std.mem.Allocator) void {
+        for (job.samplers) |sampler| if (sampler) |s| s.release();
+        gpa.free(job.samplers);
+        gpa.free(job.requests);
+        job.tokens.deinit(gpa);
+        gpa.destroy(job);
+    }
+};
+
+/// Of the logits that a job left for the foreign side to read.
+pub const LogitsRow = struct { request: u32, position: i32 };
+
+pub const Engine = struct {
+    gpa: std.mem.Allocator,
+    handle: u32 = 0,
+    config: Config,
+    model: *SharedModel,
+    queue: *SharedQueue,
+    memory: Memory,
+    /// Held for a moment whenever the books of the memory are read or changed; never while computing.
+    memory_mutex: sync.Mutex = .{},
+    /// Sequences of submitted jobs: nobody else may change them.
+    busy: []u32,
+    is_stop: []bool,
+
+    threadpool: *c.ggml_threadpool,
+    compute: c.ggml_backend_buffer_t = null,
+    work: []align(64) u8 = &.{},
+    scratch: [][]align(64) u8,
+    plan: Memory.Plan,
+    step: memory_ops.Step,
+
+    graphs_mutex: sync.Mutex = .{},
+    graphs: std.AutoHashMapUnmanaged(graph_file.Shape, *Graph) = .empty,
+    last_graph: ?*Graph = null,
+    counters: Counters = .{},
+
+    jobs_mutex: sync.Mutex = .{},
+    jobs_changed: sync.Condition = .{},
+    jobs: std.ArrayList(*Job) = .empty,
+    running: u32 = 0,
+    closing: bool = false,
+    cancel: std.atomic.Value(bool) = .init(false),
+    interrupt: std.atomic.Value(bool) = .init(false),
+
+    /// Tokens of the running sub-batch, reported once it is committed.
+    drawn: std.ArrayList(queue_file.Event) = .empty,
+
+    logits_mutex: sync.Mutex = .{},
+    logits_job: u32 = 0,
+    logits: std.ArrayList(f32) = .empty,
+
+    pub fn create(
+        gpa: std.mem.Allocator,
+        model: *SharedModel,
+        queue: *SharedQueue,
+        declarations: []const MemoryDeclaration,
+        config: Config,
+    ) status.Error!*Engine {
+        try config.check();
+        if (!model.value.loaded) return status.fail(error.Refused, "the model's weights are not loaded yet", .{});
+        const self = try gpa.create(Engine);
+        errdefer gpa.destroy(self);
+        var memory: Memory = try .init(gpa, declarations, .{
+            .sequences = @intCast(config.sequences),
+            .context = @intCast(config.context),
+            .batch = @intCast(config.batch),
+        });
+        errdefer memory.deinit();
+        var plan = try memory.create_plan(gpa);
+        errdefer plan.deinit();
+        const threads: u32 = @intCast(config.threads);
+        const busy = try gpa.alloc(u32, @intCast(config.sequences));
+        errdefer gpa.free(busy);
+        @memset(busy, 0);
+        const is_stop = try gpa.alloc(bool, @intCast(config.vocabulary));
+        errdefer gpa.free(is_stop);
+        @memset(is_stop, false);
+        const scratch = try gpa.alloc([]align(64) u8, threads);
+        errdefer gpa.free(scratch);
+        @memset(scratch, &.{});
+
+        var parameters = c.ggml_threadpool_params_default(config.threads);
+        parameters.poll = @intCast(config.poll);
+        const threadpool = c.ggml_threadpool_new(&parameters) orelse {
+            return status.fail(error.OutOfMemory, "{d} compute threads could not be started", .{threads});
+        };
+        self.* = .{
+            .gpa = gpa,
+            .config = config,
+            .model = model.retain(),
+            .queue = queue.retain(),
+            .memory = memory,
+            .busy = busy,
+            .is_stop = is_stop,
+            .threadpool = threadpool,
+            .scratch = scratch,
+            .plan = plan,
+            .step = undefined,
+        };
+        self.step = .{ .plan = &self.plan, .scratch = scratch };
+        return self;
+    }
+
+    /// Starts the thread; from now on the engine is ended by `close`, and frees itself.
+    pub fn start(self: *Engine) status.Error!void {
+        const thread = std.Thread.spawn(.{}, main, .{self}) catch |err| {
+            return status.fail(error.OutOfMemory, "the engine's thread could not be started ({t})", .{err});
+        };
+        thread.detach();
+    }
+
+    /// Cancels what runs and ends the thread, which then frees everything. Returns at once.
+    pub fn close(self: *Engine) void {
+        self.jobs_mutex.lock();
+        defer self.jobs_mutex.unlock();
+        self.closing = true;
+        self.cancel.store(true, .monotonic);
+        self.jobs_changed.signal();
+    }
+
+    pub fn destroy(self: *Engine) void {
+        const gpa = self.gpa;
+        for (self.jobs.items) |job| job.destroy(gpa);
+        self.jobs.deinit(gpa);
+        var graphs = self.graphs.valueIterator();
+        while (graphs.next()) |graph| graph.*.destroy();
+        self.graphs.deinit(gpa);
+        c.ggml_threadpool_free(self.threadpool);
+        if (self.compute) |buffer| c.ggml_backend_buffer_free(buffer);
+        gpa.free(self.work);
+        for (self.scratch) |piece| gpa.free(piece);
+        gpa.free(self.scratch);
+        self.plan.deinit();
+        self.memory.deinit();
+        self.logits.deinit(gpa);
+        self.drawn.deinit(gpa);
+        gpa.free(self.busy);
+        gpa.free(self.is_stop);
+        self.model.release();
+        self.queue.release();
+        gpa.destroy(self);
+    }
+
+    // ---- called from the foreign side ----
+
+    /// Takes over the job, also when it fails.
+    pub fn submit(self: *Engine, job: *Job) status.Error!void {
+        errdefer job.destroy(self.gpa);
+        try self.check_job(job);
+        self.jobs_mutex.lock();
+        defer self.jobs_mutex.unlock();
+        if (self.closing) return status.fail(error.Closed, "this model was disposed of", .{});
+        try self.jobs.append(self.gpa, job);
+        self.memory_mutex.lock();
+        for (job.requests) |request| self.busy[@intCast(request.sequence)] += 1;
+        self.memory_mutex.unlock();
+        self.jobs_changed.signal();
+    }
+
+    fn check_job(self: *const Engine, job: *const Job) status.Error!void {
+        if (job.requests.len == 0) return status.fail(error.InvalidArgument, "a batch needs at least one sequence", .{});
+        for (job.requests, job.samplers) |request, sampler| {
+            if (request.sequence < 0 or request.sequence >= self.config.sequences) {
+                return status.fail(error.NotFound, "there is no sequence {d}: this model holds {d}, numbered from 0", .{
+                    request.sequence, self.config.sequences,
+                });
+            }
+            if (job.steps_max > 1 and sampler == null) {
+                return status.fail(error.InvalidArgument, "sequence {d} has no sampler, so only one step can run", .{request.sequence});
+            }
+            if (sampler) |s| if (s.value.vocabulary_size != self.config.vocabulary) {
+                return status.fail(error.InvalidArgument, "the sampler was made for {d} tokens and the model has {d}", .{
+                    s.value.vocabulary_size, self.config.vocabulary,
+                });
+            };
+        }
+        for (job.tokens.items) |token| if (token < 0 or token >= self.config.vocabulary) {
+            return status.fail(error.InvalidArgument, "token {d} does not exist; the vocabulary has {d} tokens", .{
+                token, self.config.vocabulary,
+            });
+        };
+    }
+
+    /// Stops a job: at the next node of the graph, or, when not `at_once`, after the running step.
+    pub fn stop(self: *Engine, id: u32, at_once: bool) void {
+        self.jobs_mutex.lock();
+        defer self.jobs_mutex.unlock();
+        if (self.running == id) {
+            if (at_once) self.cancel.store(true, .monotonic) else self.interrupt.store(true, .monotonic);
+            return;
+        }
+        for (self.jobs.items, 0..) |job, i| {
+            if (job.id != id) continue;
+            // Interrupted before it began, it has run none of its steps; the caller wanted at least the batch itself.
+            if (!at_once) {
+                job.steps_max = 1;
+                return;
+            }
+            _ = self.jobs.orderedRemove(i);
+            self.free_sequences(job);
+            self.report(job, error.Cancelled, "cancelled before it began");
+            job.destroy(self.gpa);
+            return;
+        }
+    }
+
+    /// Locks the memory for an operation on a sequence that no job uses.
+    pub fn lock_memory(self: *Engine, sequences: []const i32) status.Error!void {
+        self.memory_mutex.lock();
+        for (sequences) |sequence| {
+            if (sequence >= 0 and sequence < self.busy.len and self.busy[@intCast(sequence)] > 0) {
+                self.memory_mutex.unlock();
+                return status.fail(error.Busy, "sequence {d} is being computed; wait for it, or cancel it", .{sequence});
+            }
+        }
+    }
+
+    pub fn unlock_memory(self: *Engine) void {
+        self.memory_mutex.unlock();
+    }
+
+    pub fn keep_graph(self: *Engine, graph: *Graph) status.Error!void {
+        self.graphs_mutex.lock();
+        defer self.graphs_mutex.unlock();
+        const entry = try self.graphs.getOrPut(self.gpa, graph.shape);
+        if (entry.found_existing) {
+            return status.fail(error.Refused, "a graph of {d} rows and {d} outputs is kept already", .{
+                graph.shape.rows, graph.shape.outputs,
+            });
+        }
+        entry.value_ptr.* = graph;
+        self.counters.graphs_built += 1;
+    }
+
+    /// Frees a kept graph. Refused while any job is queued or running.
+    pub fn drop_graph(self: *Engine, shape: graph_file.Shape) status.Error!void {
+        self.jobs_mutex.lock();
+        defer self.jobs_mutex.unlock();
+        if (self.running != 0 or self.jobs.items.len > 0) {
+            return status.fail(error.Busy, "graphs are dropped between jobs", .{});
+        }
+        self.graphs_mutex.lock();
+        defer self.graphs_mutex.unlock();
+        const removed = self.graphs.fetchRemove(shape) orelse {
+            return status.fail(error.NotFound, "no graph of {d} rows and {d} outputs is kept", .{ shape.rows, shape.outputs });
+        };
+        if (self.last_graph == removed.value) self.last_graph = null;
+        removed.value.destroy();
+    }
+
+    pub fn read_counters(self: *Engine) Counters {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        var result = self.counters;
+        result.memory_bytes = @floatFromInt(self.memory.bytes);
+        for (self.memory.pools) |*pool| switch (pool.*) {
+            .attention => |leaf| result.free_blocks += @floatFromInt(leaf.blocks.free_count),
+            .recurrent => |leaf| result.free_cells += @floatFromInt(leaf.cells.free_count),
+        };
+        return result;
+    }
+
+    /// Copies one row of the logits that `job` left. They stay until another job leaves some.
+    pub fn read_logits(self: *Engine, job: u32, row: u32, out: []f32) status.Error!void {
+        self.logits_mutex.lock();
+        defer self.logits_mutex.unlock();
+        const width: usize = @intCast(self.config.vocabulary);
+        if (job != self.logits_job or (@as(usize, row) + 1) * width > self.logits.items.len) {
+            return status.fail(error.NotFound, "job {d} left no row {d} of logits, or a later job replaced them", .{ job, row });
+        }
+        if (out.len != width) return status.fail(error.InvalidArgument, "a row of logits has {d} numbers, not {d}", .{ width, out.len });
+        @memcpy(out, self.logits.items[row * width ..][0..width]);
+    }
+
+    // ---- the engine's thread ----
+
+    fn main(self: *Engine) void {
+        while (self.next_job()) |job| {
+            const result = self.run(job);
+            self.jobs_mutex.lock();
+            self.running = 0;
+            self.free_sequences(job);
+            self.jobs_mutex.unlock();
+            if (result) |_| self.report(job, null, "") else |err| self.report(job, err, status.message());
+            job.destroy(self.gpa);
+        }
+        const queue = self.queue.retain();
+        const handle = self.handle;
+        for (self.jobs.items) |job| self.report(job, error.Closed, "the model was disposed of");
+        self.destroy();
+        queue.value.post(.{ .kind = .closed, .source = handle, .job = 0 }, "");
+        queue.release();
+    }
+
+    fn next_job(self: *Engine) ?*Job {
+        self.jobs_mutex.lock();
+        defer self.jobs_mutex.unlock();
+        while (self.jobs.items.len == 0 and !self.closing) self.jobs_changed.wait(&self.jobs_mutex);
+        if (self.closing) return null;
+        const job = self.jobs.orderedRemove(0);
+        self.running = job.id;
+        self.cancel.store(false, .monotonic);
+        self.interrupt.store(false, .monotonic);
+        return job;
+    }
+
+    fn free_sequences(self: *Engine, job: *const Job) void {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        for (job.requests) |request| self.busy[@intCast(request.sequence)] -= 1;
+    }
+
+    fn report(self: *Engine, job: *const Job, failure: ?status.Error, message: []const u8) void {
+        const code: status.Status = if (failure) |err| status.from_error(err) else .ok;
+        const text = if (failure == null) "" else if (code == .out_of_memory) status.message() else message;
+        self.queue.value.post(.{
+            .kind = .done,
+            .source = self.handle,
+            .job = job.id,
+            .status = @backingInt(code),
+        }, text);
+    }
+
+    fn run(self: *Engine, job: *Job) status.Error!void {
+        self.begin_logits(job);
+        var step: u32 = 0;
+        while (true) {
+            try self.run_batch(job);
+            step += 1;
+            if (step >= job.steps_max or self.interrupt.load(.monotonic)) return;
+            if (!job.ignore_stops) for (job.tokens.items) |token| if (self.is_stop[@intCast(token)]) return;
+            for (job.requests) |*request| request.count = 1;
+        }
+    }
+
+    fn begin_logits(self: *Engine, job: *const Job) void {
+        for (job.requests, job.samplers) |request, sampler| {
+            if (request.logits == .none or sampler != null) continue;
+            self.logits_mutex.lock();
+            defer self.logits_mutex.unlock();
+            self.logits_job = job.id;
+            self.logits.clearRetainingCapacity();
+            return;
+        }
+    }
+
+    /// One batch. Afterwards the job's tokens are those that were drawn, in the order of its requests.
+    fn run_batch(self: *Engine, job: *Job) status.Error!void {
+        self.memory_mutex.lock();
+        var batch = self.memory.prepare(self.gpa, job.tokens.items, job.requests) catch |err| {
+            self.memory_mutex.unlock();
+            return err;
+        };
+        self.memory_mutex.unlock();
+        defer batch.deinit();
+        job.tokens.clearRetainingCapacity();
+        try job.tokens.ensureTotalCapacity(self.gpa, job.requests.len);
+        for (batch.sub_batches) |*sub_batch| try self.run_sub_batch(job, &batch, sub_batch);
+    }
+
+    fn run_sub_batch(self: *Engine, job: *Job, batch: *const batch_file.Batch, sub_batch: *const SubBatch) status.Error!void {
+        if (self.cancel.load(.monotonic)) return status.fail(error.Cancelled, "cancelled", .{});
+        const graph = try self.find_graph(.{ .rows = sub_batch.row_count, .outputs = @intCast(sub_batch.outputs.len) });
+        self.memory_mutex.lock();
+        self.memory.apply(&self.plan, sub_batch) catch |err| {
+            self.memory_mutex.unlock();
+            return err;
+        };
+        self.memory_mutex.unlock();
+
+        self.drawn.clearRetainingCapacity();
+        const result = self.compute_and_read(job, batch, sub_batch, graph);
+        self.end_sub_batch(sub_batch, if (result) |_| true else |_| false);
+        try result;
+        for (self.drawn.items) |event| {
+            job.tokens.appendAssumeCapacity(event.token);
+            self.queue.value.post(event, "");
+        }
+    }
+
+    fn end_sub_batch(self: *Engine, sub_batch: *const SubBatch, computed: bool) void {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        if (!computed) return self.memory.revert(&self.plan, sub_batch);
+        self.memory.commit(&self.plan, sub_batch);
+        self.counters.steps += 1;
+        self.counters.rows += @floatFromInt(sub_batch.row_count);
+    }
+
+    fn find_graph(self: *Engine, shape: graph_file.Shape) status.Error!*Graph {
+        self.graphs_mutex.lock();
+        defer self.graphs_mutex.unlock();
+        const graph = self.graphs.get(shape) orelse {
+            return status.fail(error.NotFound, "no graph of {d} rows and {d} outputs was built", .{ shape.rows, shape.outputs });
+        };
+        if (self.last_graph == graph) self.counters.graphs_reused += 1;
+        self.last_graph = graph;
+        return graph;
+    }
+
+    fn compute_and_read(
+        self: *Engine,
+        job: *Job,
+        batch: *const batch_file.Batch,
+        sub_batch: *const SubBatch,
+        graph: *Graph,
+    ) status.Error!void {
+        try self.bind(graph);
+        graph.fill(sub_batch, batch.tokens[sub_batch.first_token..][0..sub_batch.row_count], &self.plan);
+        const finished = &graph.finished.?;
+        var plan = finished.plan;
+        plan.work_data = self.work.ptr;
+        plan.threadpool = self.threadpool;
+        plan.abort_callback = is_cancelled;
+        plan.abort_callback_data = self;
+        switch (c.ggml_graph_compute(graph.cgraph, &plan)) {
+            c.GGML_STATUS_SUCCESS => {},
+            c.GGML_STATUS_ABORTED => return status.fail(error.Cancelled, "cancelled", .{}),
+            else => |code| return status.fail(error.Internal, "ggml could not compute the graph (status {d})", .{code}),
+        }
+        try self.read_outputs(job, sub_batch, tensor_data.values_f32(finished.logits));
+    }
+
+    fn is_cancelled(data: ?*anyopaque) callconv(.c) bool {
+        const self: *Engine = @ptrCast(@alignCast(data.?));
+        return self.cancel.load(.monotonic);
+    }
+
+    /// Makes the shared buffers large enough for the graph and points its tensors into them.
+    fn bind(self: *Engine, graph: *Graph) status.Error!void {
+        const finished = &graph.finished.?;
+        const layout = &finished.layout;
+        const have = if (self.compute) |buffer| c.ggml_backend_buffer_get_size(buffer) else 0;
+        if (have < layout.bytes) {
+            const larger = c.ggml_backend_buft_alloc_buffer(c.ggml_backend_cpu_buffer_type(), layout.bytes) orelse {
+                return status.fail(error.OutOfMemory, "{d} bytes for the results of a step were refused", .{layout.bytes});
+            };
+            if (self.compute) |buffer| c.ggml_backend_buffer_free(buffer);
+            self.compute = larger;
+            self.counters.compute_bytes = @floatFromInt(layout.bytes);
+            var others = self.graphs.valueIterator();
+            while (others.next()) |other| other.*.finished.?.bound = null;
+        }
+        if (finished.bound != self.compute) {
+            layout.bind(self.compute);
+            finished.bound = self.compute;
+        }
+        if (self.work.len < finished.plan.work_size) {
+            self.gpa.free(self.work);
+            self.work = &.{};
+            self.work = try self.gpa.alignedAlloc(u8, .@"64", finished.plan.work_size);
+        }
+        for (self.scratch) |*piece| {
+            if (piece.len >= graph.builder.scratch_bytes) continue;
+            self.gpa.free(piece.*);
+            piece.* = &.{};
+            piece.* = try self.gpa.alignedAlloc(u8, .@"64", graph.builder.scratch_bytes);
+        }
+    }
+
+    fn read_outputs(self: *Engine, job: *Job, sub_batch: *const SubBatch, logits: []const f32) status.Error!void {
+        const width: usize = @intCast(self.config.vocabulary);
+        for (sub_batch.outputs, sub_batch.output_requests, 0..) |row, request_index, i| {
+            if (request_index < 0) continue;
+            const index: u32 = @intCast(request_index);
+            const part = for (sub_batch.runs, sub_batch.requests) |part, request| {
+                if (request == index) break part;
+            } else unreachable;
+            const position = part.first_position + (row - @as(i32, @intCast(part.first_row)));
+            const numbers = logits[i * width ..][0..width];
+            if (job.samplers[index]) |sampler| {
+                try self.draw(job, index, &sampler.value, numbers, position);
+            } else {
+                self.logits_mutex.lock();
+                defer self.logits_mutex.unlock();
+                try self.logits.appendSlice(self.gpa, numbers);
+            }
+        }
+    }
+
+    fn draw(self: *Engine, job: *Job, request: u32, sampler: *Sampler, logits: []const f32, position: i32) status.Error!void {
+        const choice = try sampler.sample(logits, @intCast(position));
+        try sampler.accept(choice.token);
+        try self.drawn.append(self.gpa, .{
+            .kind = .token,
+            .source = self.handle,
+            .job = job.id,
+            .sequence = job.requests[request].sequence,
+            .token = @intCast(choice.token),
+            .position = position,
+            .value = choice.log_probability,
+        });
+    }
+};

@@ -1,0 +1,222 @@
+//! Where the results of a graph lie. Each gets a place in one buffer that is free for as long as the result is used,
+//! so that all kept graphs share a buffer as large as the largest of them.
+
+const std = @import("std");
+const assert = std.debug.assert;
+const c = @import("ggml");
+
+const Tensor = c.ggml_tensor;
+const alignment = 64;
+
+pub const Placement = struct { tensor: *Tensor, offset: usize };
+
+/// Offsets of all results of a graph, and of its inputs, which nothing overwrites.
+pub const Layout = struct {
+    placements: []Placement,
+    /// Views, in the order in which their base is known.
+    views: []*Tensor,
+    bytes: usize,
+
+    pub fn deinit(layout: *Layout, gpa: std.mem.Allocator) void {
+        gpa.free(layout.placements);
+        gpa.free(layout.views);
+    }
+
+    /// Points the graph's tensors into `buffer`, which holds at least `bytes`.
+    pub fn bind(layout: *const Layout, buffer: c.ggml_backend_buffer_t) void {
+        const base: [*]u8 = @ptrCast(c.ggml_backend_buffer_get_base(buffer).?);
+        for (layout.placements) |placement| {
+            placement.tensor.buffer = buffer;
+            placement.tensor.data = base + placement.offset;
+        }
+        for (layout.views) |view| {
+            const root = view.view_src;
+            view.buffer = root.*.buffer;
+            view.data = @as([*]u8, @ptrCast(root.*.data.?)) + view.view_offs;
+        }
+    }
+};
+
+/// Plans `graph`. `inputs` keep their places throughout; tensors that lie elsewhere already (weights, memories) stay.
+pub fn plan(gpa: std.mem.Allocator, graph: *c.ggml_cgraph, inputs: []const *Tensor) error{OutOfMemory}!Layout {
+    var planner: Planner = .{ .gpa = gpa };
+    defer planner.deinit();
+    for (inputs) |input| try planner.place(input);
+    try planner.find_uses(graph);
+    const count: usize = @intCast(c.ggml_graph_n_nodes(graph));
+    for (0..count) |i| try planner.step(c.ggml_graph_node(graph, @intCast(i)), @intCast(i));
+    return .{
+        .placements = try planner.placements.toOwnedSlice(gpa),
+        .views = try planner.views.toOwnedSlice(gpa),
+        .bytes = std.mem.alignForward(usize, planner.end, alignment),
+    };
+}
+
+const Hole = struct { offset: usize, bytes: usize };
+
+const Planner = struct {
+    gpa: std.mem.Allocator,
+    placements: std.ArrayList(Placement) = .empty,
+    views: std.ArrayList(*Tensor) = .empty,
+    offset_of: std.AutoHashMapUnmanaged(*Tensor, usize) = .empty,
+    /// Of each base tensor, the last node that reads it.
+    last_use: std.AutoHashMapUnmanaged(*Tensor, u32) = .empty,
+    /// Free ranges, ascending, never touching.
+    holes: std.ArrayList(Hole) = .empty,
+    end: usize = 0,
+
+    fn deinit(planner: *Planner) void {
+        planner.placements.deinit(planner.gpa);
+        planner.views.deinit(planner.gpa);
+        planner.offset_of.deinit(planner.gpa);
+        planner.last_use.deinit(planner.gpa);
+        planner.holes.deinit(planner.gpa);
+    }
+
+    fn find_uses(planner: *Planner, graph: *c.ggml_cgraph) error{OutOfMemory}!void {
+        const count: usize = @intCast(c.ggml_graph_n_nodes(graph));
+        for (0..count) |i| {
+            const node: *Tensor = c.ggml_graph_node(graph, @intCast(i));
+            try planner.last_use.put(planner.gpa, base_of(node), @intCast(i));
+            for (node.src) |source| if (source) |s| try planner.last_use.put(planner.gpa, base_of(s), @intCast(i));
+        }
+        for (0..count) |i| {
+            const node: *Tensor = c.ggml_graph_node(graph, @intCast(i));
+            if (node.flags & c.GGML_TENSOR_FLAG_OUTPUT != 0) {
+                try planner.last_use.put(planner.gpa, base_of(node), std.math.maxInt(u32));
+            }
+        }
+    }
+
+    fn step(planner: *Planner, node: *Tensor, index: u32) error{OutOfMemory}!void {
+        if (node.view_src != null) {
+            // A view of a weight was pointed there when it was made.
+            if (node.buffer == null) try planner.views.append(planner.gpa, node);
+        } else if (node.buffer == null and !planner.offset_of.contains(node)) {
+            if (planner.reusable(node, index)) |source| {
+                const offset = planner.offset_of.get(source).?;
+                _ = planner.offset_of.remove(source);
+                try planner.put(node, offset);
+            } else try planner.place(node);
+        }
+        for (node.src) |source| if (source) |s| try planner.release_after(base_of(s), index);
+        try planner.release_after(base_of(node), index);
+    }
+
+    /// A source whose place the node can take over, since the node is the last to read it and reads it element by
+    /// element.
+    fn reusable(planner: *const Planner, node: *Tensor, index: u32) ?*Tensor {
+        if (!works_in_place(node.op)) return null;
+        for (node.src) |source| {
+            const s: *Tensor = source orelse continue;
+            if (s.view_src != null or s.flags & c.GGML_TENSOR_FLAG_INPUT != 0) continue;
+            if (!planner.offset_of.contains(s) or planner.last_use.get(s).? != index) continue;
+            if (s.type == node.type and c.ggml_are_same_shape(s, node) and c.ggml_are_same_stride(s, node)) return s;
+        }
+        return null;
+    }
+
+    fn place(planner: *Planner, tensor: *Tensor) error{OutOfMemory}!void {
+        const bytes = std.mem.alignForward(usize, @max(c.ggml_nbytes(tensor), 1), alignment);
+        var best: ?usize = null;
+        for (planner.holes.items, 0..) |hole, i| {
+            if (hole.bytes < bytes) continue;
+            if (best == null or hole.bytes < planner.holes.items[best.?].bytes) best = i;
+        }
+        if (best) |i| {
+            const hole = &planner.holes.items[i];
+            const offset = hole.offset;
+            hole.offset += bytes;
+            hole.bytes -= bytes;
+            if (hole.bytes == 0) _ = planner.holes.orderedRemove(i);
+            return planner.put(tensor, offset);
+        }
+        // The last hole, where it reaches the end, is grown.
+        const holes = planner.holes.items;
+        const grows = holes.len > 0 and holes[holes.len - 1].offset + holes[holes.len - 1].bytes == planner.end;
+        const offset = if (grows) planner.holes.pop().?.offset else planner.end;
+        planner.end = offset + bytes;
+        try planner.put(tensor, offset);
+    }
+
+    fn put(planner: *Planner, tensor: *Tensor, offset: usize) error{OutOfMemory}!void {
+        try planner.offset_of.put(planner.gpa, tensor, offset);
+        try planner.placements.append(planner.gpa, .{ .tensor = tensor, .offset = offset });
+    }
+
+    fn release_after(planner: *Planner, base: *Tensor, index: u32) error{OutOfMemory}!void {
+        if (base.flags & c.GGML_TENSOR_FLAG_INPUT != 0) return;
+        if ((planner.last_use.get(base) orelse return) != index) return;
+        const taken = planner.offset_of.fetchRemove(base) orelse return;
+        const bytes = std.mem.alignForward(usize, @max(c.ggml_nbytes(base), 1), alignment);
+        try planner.add_hole(.{ .offset = taken.value, .bytes = bytes });
+    }
+
+    fn add_hole(planner: *Planner, hole: Hole) error{OutOfMemory}!void {
+        const holes = &planner.holes;
+        const at = for (holes.items, 0..) |other, i| {
+            if (other.offset > hole.offset) break i;
+        } else holes.items.len;
+        try holes.insert(planner.gpa, at, hole);
+        if (at + 1 < holes.items.len and hole.offset + hole.bytes == holes.items[at + 1].offset) {
+            holes.items[at].bytes += holes.orderedRemove(at + 1).bytes;
+        }
+        if (at > 0 and holes.items[at - 1].offset + holes.items[at - 1].bytes == hole.offset) {
+            holes.items[at - 1].bytes += holes.orderedRemove(at).bytes;
+        }
+    }
+};
+
+fn base_of(tensor: *Tensor) *Tensor {
+    const base: *Tensor = if (tensor.view_src != null) tensor.view_src else tensor;
+    assert(base.view_src == null);
+    return base;
+}
+
+/// Operations that read each element before they write the same one.
+fn works_in_place(op: c.ggml_op) bool {
+    return switch (op) {
+        c.GGML_OP_ADD,
+        c.GGML_OP_SUB,
+        c.GGML_OP_MUL,
+        c.GGML_OP_DIV,
+        c.GGML_OP_SCALE,
+        c.GGML_OP_SQR,
+        c.GGML_OP_SQRT,
+        c.GGML_OP_LOG,
+        c.GGML_OP_CLAMP,
+        c.GGML_OP_UNARY,
+        c.GGML_OP_ROPE,
+        c.GGML_OP_RMS_NORM,
+        c.GGML_OP_SOFT_MAX,
+        => true,
+        else => false,
+    };
+}
+
+test "results that are used together never overlap" {
+    const gpa = std.testing.allocator;
+    const context = c.ggml_init(.{ .mem_size = 1 << 20, .mem_buffer = null, .no_alloc = true }).?;
+    defer c.ggml_free(context);
+    const x: *Tensor = c.ggml_new_tensor_2d(context, c.GGML_TYPE_F32, 64, 8);
+    c.ggml_set_input(x);
+    const weight: *Tensor = c.ggml_new_tensor_2d(context, c.GGML_TYPE_F32, 64, 32);
+    c.ggml_set_input(weight);
+    const graph = c.ggml_new_graph(context).?;
+    const product = c.ggml_mul_mat(context, weight, x);
+    const silu = c.ggml_silu(context, product);
+    const square = c.ggml_sqr(context, silu);
+    const sum = c.ggml_add(context, square, silu);
+    c.ggml_set_output(sum);
+    c.ggml_build_forward_expand(graph, sum);
+
+    var layout = try plan(gpa, graph, &.{ x, weight });
+    defer layout.deinit(gpa);
+    var offsets: std.AutoHashMapUnmanaged(*Tensor, usize) = .empty;
+    defer offsets.deinit(gpa);
+    for (layout.placements) |placement| try offsets.put(gpa, placement.tensor, placement.offset);
+    try std.testing.expectEqual(offsets.get(product), offsets.get(silu)); // in place: read once
+    try std.testing.expect(offsets.get(square).? != offsets.get(silu).?); // still needed by the sum
+    const input_bytes = c.ggml_nbytes(x) + c.ggml_nbytes(weight);
+    try std.testing.expectEqual(input_bytes + 2 * c.ggml_nbytes(product), layout.bytes);
+}

@@ -1,0 +1,43 @@
+//! The only file that touches the bytes of tensors: get, set and copy. Other backends come in here.
+
+const std = @import("std");
+const assert = std.debug.assert;
+const c = @import("ggml");
+
+pub const Tensor = c.ggml_tensor;
+
+pub fn set(tensor: *Tensor, offset: usize, data: []const u8) void {
+    assert(offset + data.len <= c.ggml_nbytes(tensor));
+    c.ggml_backend_tensor_set(tensor, data.ptr, offset, data.len);
+}
+
+pub fn get(tensor: *const Tensor, offset: usize, data: []u8) void {
+    assert(offset + data.len <= c.ggml_nbytes(tensor));
+    c.ggml_backend_tensor_get(tensor, data.ptr, offset, data.len);
+}
+
+/// Copies `rows` consecutive rows of the last dimension within a tensor.
+pub fn copy_rows(tensor: *Tensor, from: usize, to: usize, rows: usize) void {
+    const row_bytes = tensor.nb[1];
+    assert((@max(from, to) + rows) * row_bytes <= c.ggml_nbytes(tensor));
+    const base: [*]u8 = @ptrCast(tensor.data.?);
+    @memcpy(base[to * row_bytes ..][0 .. rows * row_bytes], base[from * row_bytes ..][0 .. rows * row_bytes]);
+}
+
+/// The values of a contiguous f32 tensor, for kernels and samplers that run on the CPU.
+pub fn values_f32(tensor: *const Tensor) []const f32 {
+    assert(tensor.type == c.GGML_TYPE_F32 and c.ggml_is_contiguous(tensor));
+    const base: [*]const f32 = @ptrCast(@alignCast(tensor.data.?));
+    return base[0..@intCast(c.ggml_nelements(tensor))];
+}
+
+/// Where a tensor's f32 elements begin, for kernels of our own that run on the CPU.
+pub fn base_f32(tensor: *const Tensor) [*]f32 {
+    assert(tensor.type == c.GGML_TYPE_F32);
+    return @ptrCast(@alignCast(tensor.data.?));
+}
+
+/// Where a tensor's bytes begin, for kernels that decode them themselves.
+pub fn base_bytes(tensor: *const Tensor) [*]u8 {
+    return @ptrCast(tensor.data.?);
+}
