@@ -20,9 +20,9 @@ const Spec = drafts.Spec;
 const bytes_max = 256 << 20;
 const context_bytes = 1 << 20;
 const threads = 3;
-/// Every third case is also computed with several threads. They wait for each other by spinning, which takes
+/// Every eighth case is also computed with several threads. They wait for each other by spinning, which takes
 /// milliseconds where there are fewer cores than threads.
-const threads_every = 3;
+const threads_every = 8;
 const page_bytes = std.heap.page_size_max;
 
 pub fn main(init: std.process.Init) !void {
