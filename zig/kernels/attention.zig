@@ -141,7 +141,7 @@ const Runs = struct {
         if (first == rows.len) return null;
         while (runs.at < rows.len and rows[runs.at].sequence == rows[first].sequence) runs.at += 1;
         const count = runs.at - first;
-        const in_tiles = count * runs.args.group() >= tiles_path.queries_min;
+        const in_tiles = tiles_path.suit(count, runs.args.group(), runs.args.kv_heads);
         return .{ .first = first, .count = count, .in_tiles = in_tiles };
     }
 };

@@ -16,6 +16,8 @@ const Type = element.Type;
 /// Cells per step of the running softmax.
 const tile_cells = 64;
 
+const cache_line = 64;
+
 /// Heads that share a vector of keys in registers, and vectors of values per pass.
 const heads_max = if (vector.many_registers) 4 else 2;
 const value_vectors_max = 4;
@@ -42,7 +44,8 @@ const Scratch = struct {
     q: [*]align(64) f32,
     out: [*]align(64) f32,
     scores: [*]align(64) f32,
-    cells: [*]align(64) u32,
+    /// The cells of two tiles: the one being worked on, and the one after it.
+    cells: [2][*]align(64) u32,
     /// Keys or values of a tile, where their vectors are shorter than a register.
     short: [*]align(64) f32,
     short_cells: [*]align(64) u32,
@@ -53,7 +56,10 @@ const Scratch = struct {
             .q = attention.take(&rest, f32, heads * element.vector_count(key_dim) * lanes),
             .out = attention.take(&rest, f32, heads * element.vector_count(value_dim) * lanes),
             .scores = attention.take(&rest, f32, heads * tile_cells),
-            .cells = attention.take(&rest, u32, tile_cells),
+            .cells = .{
+                attention.take(&rest, u32, tile_cells),
+                attention.take(&rest, u32, tile_cells),
+            },
             .short = attention.take(&rest, f32, tile_cells * lanes),
             .short_cells = attention.take(&rest, u32, tile_cells),
         };
@@ -66,7 +72,7 @@ pub fn scratch_bytes(key_dim: usize, value_dim: usize, group: usize) usize {
         attention.padded(f32, heads * element.vector_count(value_dim) * lanes) +
         attention.padded(f32, heads * tile_cells) +
         attention.padded(f32, tile_cells * lanes) +
-        2 * attention.padded(u32, tile_cells);
+        3 * attention.padded(u32, tile_cells);
 }
 
 /// Computes what lies in this thread's share of `count` rows.
@@ -126,12 +132,18 @@ const Unit = struct {
             .low = range[0],
             .high = range[1],
         };
-        while (true) {
-            const cells = walk.next(scratch.cells[0..tile_cells]);
-            if (cells.len == 0) break;
-            unit.score(cells);
+        var cells = walk.next(scratch.cells[0][0..tile_cells]);
+        unit.fetch_all(cells);
+        var other: usize = 1;
+        while (cells.len > 0) {
+            const next = walk.next(scratch.cells[other][0..tile_cells]);
+            other = 1 - other;
+            const keys = unit.source(.keys, cells);
+            const values = unit.source(.values, cells);
+            unit.score(keys, .of(values, args.v_type));
             for (0..unit.heads) |i| unit.soften(i, cells.len);
-            unit.add_values(cells);
+            unit.add_values(values, .of(unit.source(.keys, next), args.k_type));
+            cells = next;
         }
         for (0..unit.heads) |i| {
             const out = args.out + row * args.out_token_stride + (head + i) * args.out_head_stride;
@@ -157,23 +169,40 @@ const Unit = struct {
         }
     }
 
-    fn score(unit: *Unit, cells: []const u32) void {
+    fn source(unit: *const Unit, side: enum { keys, values }, cells: []const u32) Source {
         const args = unit.args;
-        const from: Source = .{
-            .base = args.key_head(unit.kv_head),
-            .cell_bytes = args.k_cell_bytes,
-            .cells = cells,
-            .dim = args.key_dim,
+        return switch (side) {
+            .keys => .{
+                .base = args.key_head(unit.kv_head),
+                .cell_bytes = args.k_cell_bytes,
+                .cells = cells,
+                .dim = args.key_dim,
+            },
+            .values => .{
+                .base = args.value_head(unit.kv_head),
+                .cell_bytes = args.v_cell_bytes,
+                .cells = cells,
+                .dim = args.value_dim,
+            },
         };
-        switch (args.k_type) {
+    }
+
+    /// For the first tile, which no tile before it has fetched.
+    fn fetch_all(unit: *const Unit, cells: []const u32) void {
+        const keys: Ahead = .of(unit.source(.keys, cells), unit.args.k_type);
+        for (0..cells.len) |i| keys.fetch(i);
+    }
+
+    fn score(unit: *Unit, from: Source, ahead: Ahead) void {
+        switch (unit.args.k_type) {
             inline else => |key_type| {
-                if (args.key_dim >= lanes) return unit.score_with(key_type, from);
-                return unit.score_with(.f32, from.lengthen(key_type, unit.scratch));
+                if (from.dim >= lanes) return unit.score_with(key_type, from, ahead);
+                return unit.score_with(.f32, from.lengthen(key_type, unit.scratch), ahead);
             },
         }
     }
 
-    fn score_with(unit: *Unit, comptime key_type: Type, from: Source) void {
+    fn score_with(unit: *Unit, comptime key_type: Type, from: Source, ahead: Ahead) void {
         const query_stride = element.vector_count(from.dim) * lanes;
         var i: usize = 0;
         while (i < unit.heads) {
@@ -181,7 +210,7 @@ const Unit = struct {
             const q = unit.scratch.q + i * query_stride;
             const scores = unit.scratch.scores + i * tile_cells;
             switch (count) {
-                inline 1...heads_max => |heads| score_heads(key_type, heads, from, q, scores),
+                inline 1...heads_max => |heads| score_heads(key_type, heads, from, ahead.only_if(i == 0), q, scores),
                 else => unreachable,
             }
             i += count;
@@ -220,23 +249,16 @@ const Unit = struct {
         unit.largest[i] = new;
     }
 
-    fn add_values(unit: *Unit, cells: []const u32) void {
-        const args = unit.args;
-        const from: Source = .{
-            .base = args.value_head(unit.kv_head),
-            .cell_bytes = args.v_cell_bytes,
-            .cells = cells,
-            .dim = args.value_dim,
-        };
-        switch (args.v_type) {
+    fn add_values(unit: *Unit, from: Source, ahead: Ahead) void {
+        switch (unit.args.v_type) {
             inline else => |value_type| {
-                if (args.value_dim >= lanes) return unit.add_values_with(value_type, from);
-                return unit.add_values_with(.f32, from.lengthen(value_type, unit.scratch));
+                if (from.dim >= lanes) return unit.add_values_with(value_type, from, ahead);
+                return unit.add_values_with(.f32, from.lengthen(value_type, unit.scratch), ahead);
             },
         }
     }
 
-    fn add_values_with(unit: *Unit, comptime value_type: Type, from: Source) void {
+    fn add_values_with(unit: *Unit, comptime value_type: Type, from: Source, ahead: Ahead) void {
         const count = element.vector_count(from.dim);
         var i: usize = 0;
         while (i < unit.heads) {
@@ -248,10 +270,12 @@ const Unit = struct {
                 inline 1...heads_max => |heads| {
                     var v: usize = 0;
                     while (v + value_vectors_max <= count) : (v += value_vectors_max) {
-                        add_heads(value_type, heads, value_vectors_max, from, v, weights, shrink.ptr, to);
+                        const now = ahead.only_if(i + v == 0);
+                        add_heads(value_type, heads, value_vectors_max, from, now, v, weights, shrink.ptr, to);
                     }
                     while (v < count) : (v += 1) {
-                        add_heads(value_type, heads, 1, from, v, weights, shrink.ptr, to);
+                        const now = ahead.only_if(i + v == 0);
+                        add_heads(value_type, heads, 1, from, now, v, weights, shrink.ptr, to);
                     }
                 },
                 else => unreachable,
@@ -300,11 +324,33 @@ const Source = struct {
     }
 };
 
+/// What is needed next, fetched on the way: cells lie too far apart for the machine to guess.
+const Ahead = struct {
+    source: Source,
+    lines: usize,
+
+    fn of(source: Source, element_type: Type) Ahead {
+        const bytes = element.vector_bytes(element_type, source.dim);
+        return .{ .source = source, .lines = (bytes + cache_line - 1) / cache_line };
+    }
+
+    fn only_if(ahead: Ahead, condition: bool) Ahead {
+        return .{ .source = ahead.source, .lines = if (condition) ahead.lines else 0 };
+    }
+
+    inline fn fetch(ahead: Ahead, i: usize) void {
+        if (i >= ahead.source.cells.len) return;
+        const cell = ahead.source.cell(i);
+        for (0..ahead.lines) |line| @prefetch(cell + line * cache_line, .{ .locality = 2 });
+    }
+};
+
 /// Scores of `heads` queries against all cells, four cells at a time.
 fn score_heads(
     comptime key_type: Type,
     comptime heads: usize,
     from: Source,
+    ahead: Ahead,
     q: [*]const f32,
     scores: [*]f32,
 ) void {
@@ -315,6 +361,7 @@ fn score_heads(
         var keys: [4][*]const u8 = undefined;
         // Behind the last cell, that one again; those scores are overwritten.
         inline for (0..4) |c| keys[c] = from.cell(@min(i + c, from.cells.len - 1));
+        inline for (0..4) |c| ahead.fetch(i + c);
         var sums: [heads][4]Vec = @splat(@splat(@splat(0)));
         for (0..count / step) |block| inline for (0..step) |s| {
             const v = block * step + s;
@@ -338,6 +385,7 @@ fn add_heads(
     comptime heads: usize,
     comptime vectors: usize,
     from: Source,
+    ahead: Ahead,
     first: usize,
     weights: [*]const f32,
     shrink: [*]const f32,
@@ -348,6 +396,7 @@ fn add_heads(
     var sums: [heads][vectors]Vec = @splat(@splat(@splat(0)));
     for (0..from.cells.len) |i| {
         const cell = from.cell(i);
+        ahead.fetch(i);
         inline for (0..vectors) |v| {
             const value = element.load(value_type, cell, starts[v]);
             inline for (0..heads) |h| {

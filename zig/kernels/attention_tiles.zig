@@ -17,8 +17,12 @@ const Vec = vector.Vec;
 const Args = attention.Args;
 const Type = element.Type;
 
-/// From this many stacked queries on, tiles are faster than going head by head.
-pub const queries_min = 2 * lanes;
+/// Whether tiles are faster than going head by head: from about three quarters of a vector of stacked queries on. Where
+/// all share one head of keys, from two vectors on, since a vector cannot be shared out to two threads.
+pub fn suit(rows: usize, group: usize, kv_heads: usize) bool {
+    const queries_min: usize = if (kv_heads > 1) lanes * 3 / 4 else lanes * 2;
+    return rows * group >= queries_min;
+}
 
 const tile_cells = 96;
 const block_queries_max = 64;
@@ -104,6 +108,7 @@ pub fn run_part(
 fn block_size(queries: usize, kv_heads: usize, nth: usize) usize {
     var size: usize = block_queries_max;
     while (size > 2 * lanes and (queries + size - 1) / size * kv_heads < 4 * nth) size /= 2;
+    while (size > lanes and (queries + size - 1) / size * kv_heads < nth) size /= 2;
     return size;
 }
 

@@ -74,22 +74,30 @@ fn forward_form(comptime form: Form, args: *const Args, ith: usize, nth: usize) 
     for (args.segments) |segment| assert(segment.read_cell < 0 or segment.read_cell != segment.write_cell);
     const tiles_per_head = std.math.divCeil(usize, args.head_dim, tile_channels) catch unreachable;
     const tiles = vector.share(args.heads * tiles_per_head, ith, nth);
-    for (args.segments) |segment| for (tiles[0]..tiles[1]) |tile| {
-        const head = tile / tiles_per_head;
-        const first = tile % tiles_per_head * tile_channels;
-        const count = @min(tile_channels, args.head_dim - first);
-        advance_segment(form, args, segment, head, head * args.head_dim + first, count);
-    };
+    var tile: Tile = undefined;
+    for (args.segments) |segment| {
+        tile.steps_of = null;
+        for (tiles[0]..tiles[1]) |at| {
+            const head = at / tiles_per_head;
+            const first = at % tiles_per_head * tile_channels;
+            const count = @min(tile_channels, args.head_dim - first);
+            advance_segment(form, args, &tile, segment, head, head * args.head_dim + first, count);
+        }
+    }
 }
 
 /// What a tile of tokens needs besides `b` and `c`, computed once for all its states.
 const Tile = struct {
+    const Row = @Vector(tile_channels, f32);
+
     first_row: usize,
     rows: usize,
-    /// softplus(dt). Mamba-2 has one per token, kept in the first column.
+    /// softplus(dt); Mamba-1 only.
     step: [tile_tokens][tile_channels]f32,
-    /// exp(dt * a) per token; Mamba-2 only.
+    /// softplus(dt) and exp(dt * a) per token, and the row and head they belong to; Mamba-2 only.
+    steps: [tile_tokens]f32,
     decay: [tile_tokens]f32,
+    steps_of: ?struct { row: usize, head: usize },
     /// dt * x.
     input: [tile_tokens][tile_channels]f32,
     /// The output, summed up over the state.
@@ -100,6 +108,7 @@ const Tile = struct {
 fn advance_segment(
     comptime form: Form,
     args: *const Args,
+    tile: *Tile,
     segment: Segment,
     head: usize,
     channel: usize,
@@ -111,24 +120,23 @@ fn advance_segment(
     if (segment.rows == 0) return copy_state(from, to, count * args.state_size);
     // Between tiles of tokens the states wait here; a segment of one tile goes from cell to cell directly.
     var held: [tile_channels * state_size_max]f32 align(64) = undefined;
-    var tile: Tile = undefined;
     var done: usize = 0;
     while (done < segment.rows) : (done += tile.rows) {
         tile.first_row = segment.first_row + done;
         tile.rows = @min(tile_tokens, segment.rows - done);
-        fill_tile(form, args, &tile, head, channel, count);
+        fill_tile(form, args, tile, head, channel, count);
         const source: ?[*]const f32 = if (done == 0) from else &held;
         const last = done + tile.rows == segment.rows;
         const target: [*]f32 = if (last and to != null) to.? else &held;
         const group = head / (args.heads / args.groups);
         var at: usize = 0;
         while (at + 4 <= count) : (at += 4) {
-            advance_channels(form, 4, args, &tile, group, channel, at, source, target);
+            advance_channels(form, 4, args, tile, group, channel, at, source, target);
         }
         while (at < count) : (at += 1) {
-            advance_channels(form, 1, args, &tile, group, channel, at, source, target);
+            advance_channels(form, 1, args, tile, group, channel, at, source, target);
         }
-        write_out(form, args, &tile, head, channel, count);
+        write_out(form, args, tile, head, channel, count);
     }
 }
 
@@ -142,6 +150,14 @@ fn copy_state(from: ?[*]const f32, to: ?[*]f32, count: usize) void {
     if (from) |source| @memcpy(target, source[0..count]) else @memset(target, 0);
 }
 
+/// `count` floats, and zeros behind.
+inline fn load_row(from: [*]const f32, count: usize) Tile.Row {
+    if (count == tile_channels) return from[0..tile_channels].*;
+    var row: [tile_channels]f32 = @splat(0);
+    @memcpy(row[0..count], from[0..count]);
+    return row;
+}
+
 fn fill_tile(
     comptime form: Form,
     args: *const Args,
@@ -150,36 +166,36 @@ fn fill_tile(
     channel: usize,
     count: usize,
 ) void {
-    switch (form) {
-        .mamba1 => for (0..tile.rows) |t| {
-            const dt = args.dt + (tile.first_row + t) * args.dt_row_stride + channel;
-            for (tile.step[t][0..count], 0..) |*step, i| step.* = dt[i];
-            if (args.dt_bias) |bias| for (tile.step[t][0..count], 0..) |*step, i| {
-                step.* += bias[channel + i];
-            };
-            @memset(tile.step[t][count..], 0);
-            const steps: @Vector(tile_channels, f32) = tile.step[t];
-            tile.step[t] = vector.softplus(steps);
-        },
-        .mamba2 => {
-            var raw: [tile_tokens]f32 = @splat(0);
-            for (raw[0..tile.rows], 0..) |*step, t| {
-                step.* = args.dt[(tile.first_row + t) * args.dt_row_stride + head];
-                if (args.dt_bias) |bias| step.* += bias[head];
-            }
-            const steps = vector.softplus(@as(@Vector(tile_tokens, f32), raw));
-            tile.decay = vector.exp(steps * @as(@Vector(tile_tokens, f32), @splat(args.a[head])));
-            const as_array: [tile_tokens]f32 = steps;
-            for (&tile.step, as_array) |*row, step| row[0] = step;
-        },
-    }
+    if (form == .mamba2) fill_steps(args, tile, head);
     for (0..tile.rows) |t| {
-        const x = args.x + (tile.first_row + t) * args.x_row_stride + channel;
-        for (tile.input[t][0..count], 0..) |*input, i| {
-            input.* = x[i] * tile.step[t][if (form == .mamba1) i else 0];
-        }
+        const row = tile.first_row + t;
+        const steps: Tile.Row = switch (form) {
+            .mamba1 => steps: {
+                var dt = load_row(args.dt + row * args.dt_row_stride + channel, count);
+                if (args.dt_bias) |bias| dt += load_row(bias + channel, count);
+                tile.step[t] = vector.softplus(dt);
+                break :steps tile.step[t];
+            },
+            .mamba2 => @splat(tile.steps[t]),
+        };
+        tile.input[t] = load_row(args.x + row * args.x_row_stride + channel, count) * steps;
         tile.y[t] = @splat(0);
     }
+}
+
+/// Steps and decays of one head, unless the channels before had the same.
+fn fill_steps(args: *const Args, tile: *Tile, head: usize) void {
+    if (tile.steps_of) |of| if (of.row == tile.first_row and of.head == head) return;
+    tile.steps_of = .{ .row = tile.first_row, .head = head };
+    var dt: [tile_tokens]f32 = @splat(0);
+    for (dt[0..tile.rows], tile.first_row..) |*step, row| {
+        step.* = args.dt[row * args.dt_row_stride + head];
+        if (args.dt_bias) |bias| step.* += bias[head];
+    }
+    const Tokens = @Vector(tile_tokens, f32);
+    const steps = vector.softplus(@as(Tokens, dt));
+    tile.steps = steps;
+    tile.decay = vector.exp(steps * @as(Tokens, @splat(args.a[head])));
 }
 
 /// Advances the states of `channels` channels, a piece of the state at a time.
@@ -296,16 +312,20 @@ fn write_out(
     channel: usize,
     count: usize,
 ) void {
+    const skip: Tile.Row = if (args.d) |d| switch (form) {
+        .mamba1 => load_row(d + channel, count),
+        .mamba2 => @splat(d[head]),
+    } else @splat(0);
     for (0..tile.rows) |t| {
         const row = tile.first_row + t;
-        const x = args.x + row * args.x_row_stride + channel;
+        const x = load_row(args.x + row * args.x_row_stride + channel, count);
         const out = args.out + row * args.out_row_stride + channel;
-        const d = args.d orelse {
-            for (tile.y[t][0..count], 0..) |y, i| out[i] = y;
-            continue;
-        };
-        for (tile.y[t][0..count], 0..) |y, i| {
-            out[i] = vector.fma(if (form == .mamba1) d[channel + i] else d[head], x[i], y);
+        const y: Tile.Row = tile.y[t];
+        const all: [tile_channels]f32 = if (args.d != null) vector.fma(skip, x, y) else y;
+        if (count == tile_channels) {
+            out[0..tile_channels].* = all;
+        } else {
+            @memcpy(out[0..count], all[0..count]);
         }
     }
 }
