@@ -378,3 +378,33 @@ pub fn input_bound(graph: *c.ggml_cgraph, input: *const Tensor) ?i64 {
     }
     return bound;
 }
+
+const testing = std.testing;
+
+test "indices come from sorts and inputs, and their bounds are known" {
+    const ctx = c.ggml_init(.{ .mem_size = 1 << 16, .mem_buffer = null, .no_alloc = true }).?;
+    defer c.ggml_free(ctx);
+    const table: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 4, 10);
+    const ids: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_I32, 6);
+    const operand: Operand = .{ .op = "get_rows", .name = "b", .t = ids };
+    try testing.expectError(error.InvalidArgument, check_indices(operand, 10));
+    c.ggml_set_input(ids);
+    try check_indices(operand, 10);
+    const slice: *Tensor = c.ggml_view_1d(ctx, ids, 3, 0);
+    try check_indices(.{ .op = "get_rows", .name = "b", .t = slice }, 10);
+
+    const order: *Tensor = c.ggml_argsort(ctx, table, c.GGML_SORT_ORDER_ASC);
+    const both: *Tensor = c.ggml_concat(ctx, c.ggml_view_1d(ctx, order, 2, 0), slice, 0);
+    try check_indices(.{ .op = "get_rows", .name = "b", .t = both }, 4);
+    try testing.expectError(error.InvalidArgument, check_indices(.{ .op = "get_rows", .name = "b", .t = both }, 3));
+    const computed: *Tensor = c.ggml_cast(ctx, table, c.GGML_TYPE_I32);
+    try testing.expectError(error.InvalidArgument, check_indices(.{ .op = "get_rows", .name = "b", .t = computed }, 99));
+
+    const graph = c.ggml_new_graph_custom(ctx, 16, false).?;
+    c.ggml_build_forward_expand(graph, c.ggml_get_rows(ctx, table, ids));
+    try testing.expectEqual(10, input_bound(graph, ids));
+    const shorter: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 4, 7);
+    c.ggml_build_forward_expand(graph, c.ggml_get_rows(ctx, shorter, both));
+    try testing.expectEqual(7, input_bound(graph, ids));
+    try testing.expectEqual(null, input_bound(graph, table));
+}

@@ -225,3 +225,120 @@ const Arguments = struct {
         return from.*[0];
     }
 };
+
+const testing = std.testing;
+
+fn test_context() *c.ggml_context {
+    return c.ggml_init(.{ .mem_size = 1 << 16, .mem_buffer = null, .no_alloc = true }).?;
+}
+
+fn expect_refusal(sentence: []const u8, result: status.Error!*Tensor) !void {
+    try testing.expectError(error.InvalidArgument, result);
+    try testing.expectEqualStrings(sentence, status.message());
+}
+
+fn code_of(comptime name: []const u8) u32 {
+    inline for (names, 0..) |known, code| {
+        if (comptime std.mem.eql(u8, name, known)) return code;
+    }
+    unreachable;
+}
+
+test "a refusal names the operation, the operands and what was expected" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 64, 16);
+    const b: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 48, 5);
+    try expect_refusal(
+        "mul_mat: the first dimension of a ([64, 16] f32) and of b ([48, 5] f32) must be equal",
+        table.mul_mat(ctx, a, b),
+    );
+    const ids: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_I32, 4);
+    try expect_refusal("sqr: a ([4] i32) must be of type f32, f16 or bf16; cast it first", table.sqr(ctx, ids));
+    try expect_refusal("scale: a ([16, 64] f32, strides 256 4 4096 4096 bytes) must be contiguous with natural " ++
+        "strides; apply cont first", table.scale(ctx, try table.transpose(ctx, a), 2));
+}
+
+test "an operation is called by its number, with the arguments of each kind in order" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 64, 16);
+    const view = try dispatch(ctx, code_of("view"), &.{a}, &.{ 32, 4, 1, 1, 256, 0, 0, 128 }, &.{});
+    try testing.expectEqual([4]i64{ 32, 4, 1, 1 }, view.ne);
+    try testing.expectEqual(128, view.view_offs);
+    const soft = try dispatch(ctx, code_of("soft_max_ext"), &.{ a, null }, &.{}, &.{ 0.5, 0 });
+    try testing.expect(soft.op == c.GGML_OP_SOFT_MAX);
+    const gelu = try dispatch(ctx, code_of("unary"), &.{a}, &.{@backingInt(Unary.gelu)}, &.{});
+    try testing.expect(c.ggml_get_unary_op(gelu) == c.GGML_UNARY_OP_GELU);
+}
+
+test "arguments that do not fit an operation are refused" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_F32, 64, 16);
+    const add = code_of("add");
+    try expect_refusal("add: a tensor is missing", dispatch(ctx, add, &.{a}, &.{}, &.{}));
+    try expect_refusal("add: a tensor that must be given is null", dispatch(ctx, add, &.{ a, null }, &.{}, &.{}));
+    try expect_refusal(
+        "add: 1 tensors, 0 whole numbers and 2 numbers are given beyond what it takes",
+        dispatch(ctx, add, &.{ a, a, a }, &.{}, &.{ 1, 2 }),
+    );
+    try expect_refusal("unary: 99 is no value of Unary", dispatch(ctx, code_of("unary"), &.{a}, &.{99}, &.{}));
+    try testing.expectError(error.InvalidArgument, dispatch(ctx, names.len, &.{}, &.{}, &.{}));
+}
+
+test "a full context refuses instead of ending the process" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_F32, 8);
+    var made: usize = 0;
+    while (dispatch(ctx, code_of("sqr"), &.{a}, &.{}, &.{})) |_| made += 1 else |err| {
+        try testing.expectEqual(error.Full, err);
+    }
+    try testing.expect(made > 10);
+}
+
+test "signatures describe what dispatch takes" {
+    const rope = signatures[code_of("rope_ext")];
+    try testing.expectEqual(12, rope.params.len);
+    try testing.expect(rope.params[0] == .tensor and rope.params[2] == .optional_tensor);
+    try testing.expectEqualStrings("RopeMode", rope.params[4].enumeration.name);
+    try testing.expectEqualStrings("neox", rope.params[4].enumeration.fields[1].name);
+    try testing.expect(signatures[code_of("glu")].params[2] == .boolean);
+}
+
+test "sorting puts NaN in its place first" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_F32, 8);
+    const order = try table.argsort(ctx, a, .desc);
+    try testing.expect(order.src[0].*.op == c.GGML_OP_CLAMP);
+}
+
+test "a view stays inside its tensor" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_2d(ctx, c.GGML_TYPE_Q8_0, 64, 4);
+    _ = try table.view(ctx, a, 32, 4, 1, 1, 68, 0, 0, 34);
+    try expect_refusal(
+        "view: a ([64, 4] q8_0) has 272 bytes, and the view would reach to byte 306",
+        table.view(ctx, a, 64, 4, 1, 1, 68, 0, 0, 34),
+    );
+    try testing.expectError(error.InvalidArgument, table.view(ctx, a, 32, 4, 1, 1, 67, 0, 0, 0));
+    try testing.expectError(error.InvalidArgument, table.view(ctx, a, 16, 4, 1, 1, 68, 0, 0, 0));
+    try testing.expectError(error.InvalidArgument, table.view(ctx, a, 32, 2, 1, 1, -68, 0, 0, 0));
+}
+
+test "no operation writes to weights or indices" {
+    const ctx = test_context();
+    defer c.ggml_free(ctx);
+    const a: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_F32, 8);
+    const b: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_F32, 8);
+    const ids: *Tensor = c.ggml_new_tensor_1d(ctx, c.GGML_TYPE_I32, 8);
+    const buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(ctx, c.ggml_backend_cpu_buffer_type()).?;
+    defer c.ggml_backend_buffer_free(buffer);
+    _ = try table.cpy(ctx, a, b);
+    try testing.expectError(error.InvalidArgument, table.cpy(ctx, a, ids));
+    c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    try expect_refusal("cpy: b ([8] f32) is a weight and cannot be written to", table.cpy(ctx, a, b));
+}
