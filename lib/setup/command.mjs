@@ -69,6 +69,8 @@ export function answerOf(command, args) {
  * @property {boolean} [fetches] whether it may fail for want of a network
  */
 
+/** @typedef {{ code: number | null, signal: NodeJS.Signals | null }} End how a program ended */
+
 /**
  * Runs a command of set-up to its end. What it says is only shown if it fails.
  *
@@ -102,7 +104,7 @@ export async function runQuietly({ what, command, args, cwd, env = {}, log, fetc
  *
  * @param {import("node:child_process").ChildProcess} child
  * @param {string} command
- * @returns {Promise<{ code: number | null, signal: NodeJS.Signals | null }>}
+ * @returns {Promise<End>}
  */
 export function endOf(child, command) {
   return new Promise((resolve, reject) => {

@@ -52,7 +52,7 @@ export function bunCounts(said, ok) {
   const counts = {
     passed: last(/^\s*(\d+) pass$/),
     failed: last(/^\s*(\d+) fail$/) + last(/^\s*(\d+) errors?$/),
-    skipped: last(/^\s*(\d+) (?:skip|todo)$/),
+    skipped: last(/^\s*(\d+) skip$/) + last(/^\s*(\d+) todo$/),
   };
   return atLeastOneFailure(counts, ok);
 }

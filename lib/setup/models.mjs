@@ -81,7 +81,7 @@ const partName = (member) => `part-${member.split("/").pop()}`;
  * @param {Paths} paths
  * @param {ModelPin} model
  */
-async function isWhole({ models }, { file, bytes, sha256 }) {
+export async function isWhole({ models }, { file, bytes, sha256 }) {
   const path = join(models, file);
   const stat = statOf(path);
   if (stat?.size !== bytes) return false;

@@ -14,6 +14,7 @@ async function main() {
   }
   const { tasks } = await import("./tasks.mjs");
   const { SetupError } = await import("./errors.mjs");
+  const { endLike } = await import("./passthrough.mjs");
   const [name = "", ...args] = process.argv.slice(2);
   const task = tasks[name];
   if (!task) {
@@ -28,12 +29,7 @@ async function main() {
     process.on(signal, () => process.exit(code));
   }
   try {
-    const { code, signal } = await task(args);
-    if (signal) {
-      process.removeAllListeners(signal);
-      process.kill(process.pid, signal);
-    }
-    process.exitCode = code ?? 1;
+    endLike(await task(args));
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     fail(error.message);

@@ -1,12 +1,12 @@
 // @ts-check
 import { spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { bunCounts, countsLine, sumOf, zigCounts } from "./counts.mjs";
 import { childEnvironment, endOf, which } from "./command.mjs";
-import { SetupError } from "./errors.mjs";
 import { zigEnvironment } from "./library.mjs";
 import { ensureModels } from "./models.mjs";
+import { runInPlace } from "./passthrough.mjs";
+import { pathsOf } from "./paths.mjs";
 import { seconds } from "./progress.mjs";
 import { ensure } from "./setup.mjs";
 import { findZig } from "./zig.mjs";
@@ -15,7 +15,7 @@ import { findZig } from "./zig.mjs";
  * What package.json's scripts do, each after the set-up that it needs.
  *
  * @typedef {import("./paths.mjs").Paths} Paths
- * @typedef {{ code: number | null, signal: NodeJS.Signals | null }} End
+ * @typedef {import("./command.mjs").End} End
  */
 
 /** @type {Record<string, (args: string[]) => Promise<End>>} */
@@ -24,27 +24,26 @@ export const tasks = { demo, test, soak, bench, models, strata, build };
 /** @param {string[]} args */
 async function demo(args) {
   const { paths, bun } = await ensure();
-  return passThrough(paths, bun, [join(paths.root, "lib", "cli", "demo.ts"), ...args]);
+  return runInPlace(bun, [join(paths.root, "lib", "cli", "demo.ts"), ...args]);
 }
 
 /** @param {string[]} args */
 async function strata(args) {
   const { paths, bun } = await ensure();
-  // npm runs scripts in the checkout; files are named from where the person is.
-  const cwd = process.env["INIT_CWD"];
-  return passThrough(paths, bun, [join(paths.root, "lib", "cli", "main.ts"), ...args], cwd);
+  // npm runs scripts in the checkout; a person names files from where they are.
+  const cwd = process.env["npm_lifecycle_event"] === "strata" ? process.env["INIT_CWD"] : undefined;
+  return runInPlace(bun, [join(paths.root, "lib", "cli", "main.ts"), ...args], {}, cwd);
 }
 
 /** @param {string[]} args */
 async function bench(args) {
   const { paths, bun } = await ensure();
   await ensureModels(paths);
-  return passThrough(paths, bun, [join(paths.root, "test", "bench", "main.ts"), ...args]);
+  return runInPlace(bun, [join(paths.root, "test", "bench", "main.ts"), ...args], runEnvironment(paths, bun));
 }
 
 /** Fetches the models and prints where they are. */
 async function models() {
-  const { pathsOf } = await import("./paths.mjs");
   const paths = pathsOf();
   for (const file of await ensureModels(paths)) process.stdout.write(`${relative(process.cwd(), file) || file}\n`);
   return { code: 0, signal: null };
@@ -77,8 +76,8 @@ async function runTests(args, env) {
   const { paths, bun } = await ensure({ toolchain: true });
   await ensureModels(paths);
   const zig = findZig(paths).path;
-  /** @type {{ name: string, start_ms: number, counts: import("./counts.mjs").Counts }[]} */
-  const runs = [];
+  /** @type {import("./counts.mjs").Counts[]} */
+  const all = [];
   const run = async (
     /** @type {string} */ name,
     /** @type {string} */ program,
@@ -89,14 +88,15 @@ async function runTests(args, env) {
     const start_ms = Date.now();
     const { said, ok } = await runVisibly(paths, program, programArgs, runEnvironment(paths, bun, env));
     const counts = read(said, ok);
-    runs.push({ name, start_ms, counts });
+    all.push(counts);
     process.stderr.write(`${name}: ${countsLine(counts)}, in ${seconds(Date.now() - start_ms)}\n`);
   };
   if (args.length === 0) {
     await run("Native tests", zig, ["build", "test", "--summary", "all", `-Dggml=${paths.ggml}`], zigCounts);
   }
-  await run("Tests", bun, ["test", ...args], bunCounts);
-  const sum = sumOf(runs.map((one) => one.counts));
+  // Bun's own limit of 5 s is for tests without models.
+  await run("Tests", bun, ["test", "--timeout", "120000", ...args], bunCounts);
+  const sum = sumOf(all);
   process.stdout.write(`${countsLine(sum)}\n`);
   return { code: sum.failed === 0 && sum.passed > 0 ? 0 : 1, signal: null };
 }
@@ -147,44 +147,4 @@ async function runVisibly(paths, program, args, env) {
   }
   const { code } = await endOf(child, program);
   return { said, ok: code === 0 };
-}
-
-/**
- * Runs a program in the place of this one: its standard streams, signals and exit are the program's.
- *
- * @param {Paths} paths
- * @param {string} bun
- * @param {string[]} args
- * @param {string} [cwd]
- * @returns {Promise<End>}
- */
-async function passThrough(paths, bun, args, cwd = process.cwd()) {
-  const script = args[0] ?? "";
-  if (!existsSync(script)) throw new SetupError(`${script} is missing: the checkout is not whole; clone it again.`);
-  const child = spawn(bun, args, { cwd, env: { ...process.env, STRATA_CACHE: paths.cache }, stdio: "inherit" });
-  forwardSignals(child);
-  return endOf(child, bun);
-}
-
-/** @param {import("node:child_process").ChildProcess} child */
-function forwardSignals(child) {
-  for (const signal of /** @type {const} */ (["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])) {
-    process.removeAllListeners(signal);
-    process.on(signal, () => void child.kill(signal));
-  }
-  for (const signal of /** @type {const} */ (["SIGINT", "SIGQUIT"])) {
-    process.removeAllListeners(signal);
-    process.on(signal, () => {
-      // Ctrl-C in a terminal reaches the child by itself, and a second one would end what the first only stops.
-      if (!isInTerminalForeground()) child.kill(signal);
-    });
-  }
-}
-
-/** Whether this process is of the group that the terminal sends its signals to. */
-function isInTerminalForeground() {
-  if (process.platform !== "linux") return process.stdin.isTTY === true;
-  const stat = readFileSync("/proc/self/stat", "utf8");
-  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return group === foreground;
 }
