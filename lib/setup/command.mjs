@@ -3,6 +3,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { accessSync, constants, mkdirSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { SetupError, errorCode } from "./errors.mjs";
+import { noteChild } from "./lock.mjs";
 
 const tail_lines = 25;
 
@@ -85,7 +86,9 @@ export async function runQuietly({ what, command, args, cwd, env = {}, log, fetc
   };
   child.stdout.on("data", keep);
   child.stderr.on("data", keep);
+  noteChild(child.pid);
   const { code, signal } = await endOf(child, command);
+  noteChild(undefined);
   if (code === 0) return;
   mkdirSync(join(log, ".."), { recursive: true });
   writeFileSync(log, said);

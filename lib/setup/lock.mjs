@@ -4,10 +4,11 @@ import { dirname } from "node:path";
 import { SetupError, errorCode } from "./errors.mjs";
 
 /**
- * A lock between processes of one machine: a file that names its holder. A lock whose holder is gone, killed
- * or crashed, is taken over.
+ * A lock between processes of one machine: a file that names its holder, and the program that the holder runs. When
+ * both are gone, killed or crashed, the lock is taken over.
  *
- * @typedef {{ pid: number, started: string }} Holder
+ * @typedef {{ pid: number, started: string }} Process
+ * @typedef {Process & { child?: Process | undefined }} Holder
  */
 
 const poll_ms = 200;
@@ -32,12 +33,16 @@ export async function withLock(path, work, say = (text) => process.stderr.write(
       removeStale(path);
       continue;
     }
-    if (!waited) say(`Another set-up is running (process ${holder?.pid ?? "unknown"}): waiting for it to end.`);
+    if (!waited) say(`${whoHolds(holder)}: waiting for it to end.`);
     waited = true;
     await new Promise((resolve) => setTimeout(resolve, poll_ms));
   }
   if (waited) say("The other set-up has ended: going on.");
-  const release = () => removeOwn(path);
+  const release = () => {
+    held.delete(path);
+    removeOwn(path);
+  };
+  held.add(path);
   process.on("exit", release);
   try {
     return await work();
@@ -45,6 +50,20 @@ export async function withLock(path, work, say = (text) => process.stderr.write(
     process.off("exit", release);
     release();
   }
+}
+
+/** The locks that this process holds. @type {Set<string>} */
+const held = new Set();
+
+/**
+ * Notes in the locks that this process holds which program it runs: that one may outlive it, and go on writing.
+ *
+ * @param {number | undefined} pid undefined when it has ended
+ */
+export function noteChild(pid) {
+  const child = pid === undefined ? undefined : { pid, started: startOf(pid) };
+  for (const path of held)
+    writeFileSync(path, JSON.stringify({ pid: process.pid, started: startOf(process.pid), child }));
 }
 
 /** @param {string} path */
@@ -73,17 +92,24 @@ function holderOf(path) {
   }
 }
 
+/** @param {Holder | undefined} holder */
+function whoHolds(holder) {
+  if (!holder) return "Another set-up is starting";
+  if (isAlive(holder)) return `Another set-up is running (process ${holder.pid})`;
+  return `A part of an interrupted set-up is still running (process ${holder.child?.pid})`;
+}
+
 /**
  * @param {string} path
  * @param {Holder | undefined} holder
  */
 function isStale(path, holder) {
-  if (holder) return !isAlive(holder);
+  if (holder) return !isAlive(holder) && !(holder.child && isAlive(holder.child));
   const stat = statSync(path, { throwIfNoEntry: false });
   return stat !== undefined && Date.now() - stat.mtimeMs > unnamed_ms_max;
 }
 
-/** @param {Holder} holder */
+/** @param {Process} one */
 function isAlive({ pid, started }) {
   try {
     process.kill(pid, 0);

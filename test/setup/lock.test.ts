@@ -8,14 +8,15 @@ import { Folder, node, patience_ms } from "./folder.ts";
 setDefaultTimeout(patience_ms);
 
 /** Another process that takes the lock, says so, and holds it until its standard input ends. */
-function holder(lock: string) {
+function holder(lock: string, childOfIt?: number) {
   const script = `
-    import { withLock } from ${JSON.stringify(join(checkout, "lib", "setup", "lock.mjs"))};
+    import { noteChild, withLock } from ${JSON.stringify(join(checkout, "lib", "setup", "lock.mjs"))};
     await withLock(process.argv[1], async () => {
+      if (process.argv[2]) noteChild(Number(process.argv[2]));
       console.log("held");
       for await (const _ of process.stdin);
     });`;
-  return Bun.spawn([node, "--input-type=module", "-e", script, lock], {
+  return Bun.spawn([node, "--input-type=module", "-e", script, lock, String(childOfIt ?? "")], {
     stdin: "pipe",
     stdout: "pipe",
     stderr: "pipe",
@@ -80,6 +81,28 @@ test("the lock of a killed process is taken over without a word", async () => {
   );
   expect(mine).toBe(process.pid);
   expect(said).toEqual([]);
+});
+
+test("a program that outlives its killed set-up is waited for", async () => {
+  using folder = new Folder();
+  const lock = join(folder.path, "lock");
+  const program = Bun.spawn([node, "-e", "setTimeout(() => {}, 60_000)"], { stdio: ["ignore", "ignore", "ignore"] });
+  const first = holder(lock, program.pid);
+  await first.stdout.getReader().read();
+  first.kill("SIGKILL");
+  await first.exited;
+  let ended = false;
+  const said: string[] = [];
+  const second = withLock(
+    lock,
+    async () => ended,
+    (text) => said.push(text),
+  );
+  while (said.length === 0) await Bun.sleep(10);
+  expect(said[0]).toContain(`an interrupted set-up is still running (process ${program.pid})`);
+  ended = true;
+  program.kill();
+  expect(await second).toBe(true);
 });
 
 test.if(process.platform === "linux")(
