@@ -35,7 +35,8 @@ export class FakeModel implements OwnedModel {
   readonly prompts: string[] = [];
   running = 0;
   runningMax = 0;
-  isDisposed = false;
+  /** How many generations `dispose` interrupted; undefined before. */
+  runningWhenDisposed: number | undefined;
   private readonly waiting: (() => void)[] = [];
 
   constructor(private readonly script: Script = {}) {
@@ -66,7 +67,7 @@ export class FakeModel implements OwnedModel {
   }
 
   async dispose(): Promise<void> {
-    this.isDisposed = true;
+    this.runningWhenDisposed = this.running;
   }
 
   private async *speak(
