@@ -16,7 +16,7 @@ export const environmentVariables = [
   {
     name: "STRATA_THREADS",
     meaning: "how many threads compute, where nothing else says it",
-    default: "the physical cores",
+    default: "one for each available core",
     audience: "users",
   },
   {
