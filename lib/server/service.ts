@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { StrataError } from "../errors.ts";
 import type { Model } from "../index.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { createChatTemplate, type ChatTemplate } from "../text/index.ts";
@@ -154,7 +155,11 @@ export class Run {
       const { prompt, options } = this.job.generations[index] as Job["generations"][number];
       try {
         for await (const event of this.model.events(prompt, { ...options, signal })) {
-          if (!signal.aborted) take(index, event);
+          if (signal.aborted) continue;
+          if (event.type === "end" && event.finishReason === "cancelled") {
+            throw new StrataError("cancelled", "the generation was cancelled by the host");
+          }
+          take(index, event);
         }
       } catch (error) {
         this.abort.abort(error);

@@ -101,7 +101,12 @@ describe("the openai client", () => {
   });
 
   test("aborting a request that waits for its whole answer frees the sequence, and the place in the queue", async () => {
-    const { model: slow, client: leaver } = await serve({ says: "x".repeat(400), delayMs: 2, sequences: 1, context: 999 });
+    const { model: slow, client: leaver } = await serve({
+      says: "x".repeat(400),
+      delayMs: 2,
+      sequences: 1,
+      context: 999,
+    });
     const abort = new AbortController();
     const requests = [1, 2].map(() =>
       leaver.chat.completions.create({ model: "x", messages }, { signal: abort.signal }).catch((error) => error),

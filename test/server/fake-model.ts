@@ -13,6 +13,8 @@ export interface Script {
   readonly delayMs?: number;
   /** Throws before the token of this index. */
   readonly failsAt?: number;
+  /** Ends as cancelled before the token of this index, though nobody asked for it here. */
+  readonly cancelledAt?: number;
   readonly sequences?: number;
   readonly context?: number;
 }
@@ -82,9 +84,9 @@ export class FakeModel implements OwnedModel {
     let finishReason: FinishReason = "stop";
     let count = 0;
     for (const token of [...tokens, this.tokenizer.eos as number]) {
-      await Bun.sleep(this.script.delayMs ?? 0);
-      if (options.signal?.aborted === true) finishReason = "cancelled";
-      else if (count === options.maxTokens) finishReason = "length";
+      if (count === options.maxTokens) finishReason = "length";
+      else await Bun.sleep(this.script.delayMs ?? 0);
+      if (options.signal?.aborted === true || count === this.script.cancelledAt) finishReason = "cancelled";
       if (finishReason !== "stop") break;
       if (count === this.script.failsAt) throw new StrataError("internal", `step ${count} went wrong`);
       count += 1;

@@ -390,6 +390,11 @@ describe("errors", () => {
     expect(model.running).toBe(0);
   });
 
+  test("what somebody else cancelled is an error, not a short answer", async () => {
+    const { status, json } = await post(appOf({ model: new FakeModel({ cancelledAt: 2 }) }), ...completion({}));
+    expect([status, json.at("error", "code")]).toEqual([503, "cancelled"]);
+  });
+
   test("one choice's failure ends the others and is told once", async () => {
     const model = new FakeModel({ failsAt: 3, delayMs: 5, sequences: 2 });
     const response = await send(appOf({ model }), ...completion({ stream: true, n: 4 }));

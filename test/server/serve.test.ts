@@ -1,5 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { Elysia } from "elysia";
 import { StrataError } from "../../lib/errors.ts";
+import { strata } from "../../lib/server/plugin.ts";
 import { startServerWith } from "../../lib/server/serve.ts";
 import { FakeModel, type Script } from "./fake-model.ts";
 import { chunksOf, Dig, until } from "./help.ts";
@@ -17,7 +19,10 @@ function ask(url: string, more: object): Promise<Response> {
 }
 
 /** A client of bytes, which reads only what it is told to. */
-async function connect(url: string, body: object): Promise<{ received: () => number; read: () => void; end: () => void }> {
+async function connect(
+  url: string,
+  body: object,
+): Promise<{ received: () => number; read: () => void; end: () => void }> {
   const { hostname, port } = new URL(url);
   let received = 0;
   const socket = await Bun.connect({
@@ -144,6 +149,20 @@ describe("stopping", () => {
 });
 
 describe("slow clients", () => {
+  test("an answer may be silent for longer than the host's connections may", async () => {
+    const model = new FakeModel({ says: "ab", delayMs: 5500 });
+    // Bun counts in steps of 4 s: without `server.timeout` the connection is reset after those.
+    const host = new Elysia().use(strata({ model })).listen({ hostname: "127.0.0.1", port: 0, idleTimeout: 1 });
+    const url = (host.server as Bun.Server<unknown>).url.origin;
+    const [streamed, whole] = await Promise.all([
+      ask(url, { stream: true, max_tokens: 1 }).then((response) => response.text()),
+      ask(url, { max_tokens: 1 }).then((response) => response.json()),
+    ]);
+    expect(chunksOf(streamed).isDone).toBe(true);
+    expect(new Dig(whole).at("choices", 0, "text")).toBe("a");
+    await host.stop(true);
+  }, 30_000);
+
   test("one that reads nothing holds no sequence, and gets all of it later", async () => {
     const { server, model } = await serve({ says: "x".repeat(20_000), context: 99_999, sequences: 1 });
     const slow = await connect(server.url, { prompt: "a", stream: true, max_tokens: -1 });
