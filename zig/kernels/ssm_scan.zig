@@ -55,6 +55,18 @@ pub const Args = struct {
     segments: []const Segment,
 };
 
+/// Vectors of state in registers: of two channels where the state is long, which reads memory in longer pieces, or else
+/// of four.
+const long_vectors = if (vector.many_registers) 8 else 4;
+
+fn short_vectors(form: Form) usize {
+    return switch (form) {
+        // The decays of Mamba-1 need registers too.
+        .mamba1 => long_vectors / 4,
+        .mamba2 => long_vectors / 2,
+    };
+}
+
 const Form = enum { mamba1, mamba2 };
 
 /// Thread `ith` of `nth` advances its own channels through all segments, so that no thread waits for another.
@@ -129,12 +141,16 @@ fn advance_segment(
         const last = done + tile.rows == segment.rows;
         const target: [*]f32 = if (last and to != null) to.? else &held;
         const group = head / (args.heads / args.groups);
+        const long = form == .mamba2 and args.state_size >= long_vectors * lanes;
         var at: usize = 0;
-        while (at + 4 <= count) : (at += 4) {
-            advance_channels(form, 4, args, tile, group, channel, at, source, target);
+        while (long and at + 2 <= count) : (at += 2) {
+            advance_channels(form, 2, long_vectors, args, tile, group, channel, at, source, target);
+        }
+        while (!long and at + 4 <= count) : (at += 4) {
+            advance_channels(form, 4, short_vectors(form), args, tile, group, channel, at, source, target);
         }
         while (at < count) : (at += 1) {
-            advance_channels(form, 1, args, tile, group, channel, at, source, target);
+            advance_channels(form, 1, long_vectors, args, tile, group, channel, at, source, target);
         }
         write_out(form, args, tile, head, channel, count);
     }
@@ -202,6 +218,7 @@ fn fill_steps(args: *const Args, tile: *Tile, head: usize) void {
 fn advance_channels(
     comptime form: Form,
     comptime channels: usize,
+    comptime wide: usize,
     args: *const Args,
     tile: *Tile,
     group: usize,
@@ -210,10 +227,6 @@ fn advance_channels(
     source: ?[*]const f32,
     target: [*]f32,
 ) void {
-    const wide = switch (form) {
-        .mamba1 => if (vector.many_registers) 2 else 1,
-        .mamba2 => if (vector.many_registers) 4 else 2,
-    };
     var piece: Piece = .{
         .args = args,
         .tile = tile,
