@@ -222,6 +222,7 @@ function readPrompts(fields: Fields, model: PromptModel, special: boolean): read
 
 function readPrompt(param: string, value: unknown, model: PromptModel, special: boolean): Prompt {
   if (typeof value === "string") {
+    if (value === "") throw invalid(param, "is empty; give some text to continue");
     const tokens = blame(param, () => model.tokenizer.encode(value, { special }));
     return { prompt: checkLength(param, tokens, model), text: () => value };
   }

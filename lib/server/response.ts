@@ -137,8 +137,8 @@ export class Answer {
     choice: Choice,
     event: { readonly token: number; readonly logProbability?: number },
   ): Json | null {
-    const { tokenizer } = this.model;
     if (!this.job.logProbabilities || event.logProbability === undefined) return null;
+    const { tokenizer } = this.model;
     const ignoresEnd = this.job.generations[index]?.options.ignoreEnd === true;
     if (tokenizer.isEndOfGeneration(event.token) && !ignoresEnd) return null;
     const bytes = tokenizer.tokenBytes(event.token);

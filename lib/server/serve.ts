@@ -70,6 +70,7 @@ export async function startServerWith<Loaded extends OwnedModel>(
   });
   const settled = ready.then(
     (model) => {
+      prepareTokenizer(model, log);
       state = { status: "ready", model };
       log(`serving ${modelName}, ${model.sequenceCount} sequences of ${model.contextLength} tokens`);
     },
@@ -93,6 +94,15 @@ export async function startServerWith<Loaded extends OwnedModel>(
   };
   let stopped: Promise<void> | undefined;
   return { url, ready, stop: (stopOptions) => (stopped ??= stop(stopOptions)) };
+}
+
+/** Read now, so that the first request need not wait for it. Without it the model can still be given token ids. */
+function prepareTokenizer(model: ServedModel, log: (line: string) => void): void {
+  try {
+    log(`its tokenizer has ${model.tokenizer.vocabularySize} tokens`);
+  } catch (error) {
+    log(toRequestError(error).message);
+  }
 }
 
 /** What a client has at least to read the end of an answer that was cancelled. */

@@ -162,7 +162,7 @@ export class Run {
           take(index, event);
         }
       } catch (error) {
-        this.abort.abort(error);
+        this.abort.abort(whileRunning(error));
       }
     };
     try {
@@ -172,6 +172,13 @@ export class Run {
     }
     if (signal.aborted) throw signal.reason;
   }
+}
+
+/** The request was found right before: what is wrong while it runs is not the client's doing, whatever it is called. */
+function whileRunning(error: unknown): RequestError {
+  const failure = toRequestError(error);
+  if (failure.status >= 500) return failure;
+  return new RequestError(500, failure.message, { code: failure.code, cause: error });
 }
 
 /** A file's name without its ending and, of a split file, without the part's number. */

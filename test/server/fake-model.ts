@@ -1,4 +1,4 @@
-import { StrataError } from "../../lib/errors.ts";
+import { type ErrorCode, StrataError } from "../../lib/errors.ts";
 import type { GenerateOptions } from "../../lib/index.ts";
 import { Metadata, type MetadataValue } from "../../lib/model/metadata.ts";
 import type { FinishReason, GenerationEvent } from "../../lib/schedule/events.ts";
@@ -11,8 +11,9 @@ export interface Script {
   readonly says?: string;
   /** Milliseconds before each token. */
   readonly delayMs?: number;
-  /** Throws before the token of this index. */
+  /** Throws before the token of this index: an error of this code, "internal" unless given. */
   readonly failsAt?: number;
+  readonly failure?: ErrorCode;
   /** Ends as cancelled before the token of this index, though nobody asked for it here. */
   readonly cancelledAt?: number;
   readonly sequences?: number;
@@ -88,7 +89,8 @@ export class FakeModel implements OwnedModel {
       else await Bun.sleep(this.script.delayMs ?? 0);
       if (options.signal?.aborted === true || count === this.script.cancelledAt) finishReason = "cancelled";
       if (finishReason !== "stop") break;
-      if (count === this.script.failsAt) throw new StrataError("internal", `step ${count} went wrong`);
+      if (count === this.script.failsAt)
+        throw new StrataError(this.script.failure ?? "internal", `step ${count} went wrong`);
       count += 1;
       const logProbability = options.logProbabilities === true ? { logProbability: -count } : {};
       yield { type: "token", token, text: decoder.push(token), ...logProbability };

@@ -136,9 +136,8 @@ describe("a true model", () => {
       const stream = await client.completions.create(request);
       let count = 0;
       for await (const _ of stream) if ((count += 1) === 5) break;
-      expect(count).toBe(5);
+      expect(free()).not.toEqual(before);
     });
-    await until("the memory is in use", () => !Bun.deepEquals(free(), before));
     await Promise.all(readers);
     await until("all of it is free again", () => Bun.deepEquals(free(), before));
     expect((await complete("Once")).choices[0]?.text).toBe(await directly("Once"));

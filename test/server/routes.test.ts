@@ -298,7 +298,8 @@ describe("errors", () => {
     [chat({ model: 5 }), "model", /a string/],
     [chat({ n: 0 }), "n", /from 1 to 128/],
     [completion({ prompt: undefined }), "prompt", /missing/],
-    [completion({ prompt: "" }), "prompt", /no token/],
+    [completion({ prompt: "" }), "prompt", /is empty/],
+    [completion({ prompt: [[]] }), "prompt[0]", /no token/],
     [completion({ prompt: [] }), "prompt", /is empty/],
     [completion({ prompt: {} }), "prompt", /an object/],
     [completion({ prompt: ["a", 5] }), "prompt[1]", /is 5/],
@@ -388,6 +389,12 @@ describe("errors", () => {
     expect(isDone).toBe(false);
     expect(log).toEqual(["step 2 went wrong", "step 2 went wrong"]);
     expect(model.running).toBe(0);
+  });
+
+  test("a failure while a right request runs is never the client's", async () => {
+    const model = new FakeModel({ failsAt: 1, failure: "invalid_argument" });
+    const { status, json } = await post(appOf({ model }), ...completion({}));
+    expect([status, json.at("error", "type")]).toEqual([500, "server_error"]);
   });
 
   test("what somebody else cancelled is an error, not a short answer", async () => {

@@ -68,7 +68,11 @@ describe("starting", () => {
     await server.ready;
     expect(await health()).toEqual([200, { status: "ok" }]);
     expect((await fetch(`${server.url}/ready`)).status).toBe(200);
-    expect(log).toEqual([`listening on ${server.url}`, "serving fake, 4 sequences of 256 tokens"]);
+    expect(log).toEqual([
+      `listening on ${server.url}`,
+      "its tokenizer has 259 tokens",
+      "serving fake, 4 sequences of 256 tokens",
+    ]);
     await server.stop();
   });
 
