@@ -91,6 +91,8 @@ export class Peer implements AsyncDisposable {
   private readonly errors: Promise<string>;
   private readonly answers: Promise<void>;
   private nextId = 0;
+  /** Why the process has ended, once it has. */
+  private ended: Error | undefined;
 
   constructor() {
     this.process = Bun.spawn(["node", fileURLToPath(new URL("llama.mjs", import.meta.url))], {
@@ -146,7 +148,7 @@ export class Peer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.process.stdin.end();
+    if (this.ended === undefined) await this.process.stdin.end();
     await this.answers;
   }
 
@@ -154,6 +156,7 @@ export class Peer implements AsyncDisposable {
     op: Name,
     request: PeerOperations[Name]["request"],
   ): Promise<PeerOperations[Name]["result"]> {
+    if (this.ended !== undefined) throw this.ended;
     const id = this.nextId;
     this.nextId += 1;
     const answer = Promise.withResolvers<unknown>();
@@ -167,8 +170,8 @@ export class Peer implements AsyncDisposable {
     const output = Readable.fromWeb(this.process.stdout as NodeReadableStream<Uint8Array>);
     for await (const line of createInterface({ input: output })) this.settle(line);
     const code = await this.process.exited;
-    const reason = new Error(`the peer ended with code ${code}: ${(await this.errors).slice(-2000)}`);
-    for (const answer of this.waiting.values()) answer.reject(reason);
+    this.ended = new Error(`the peer ended with code ${code}: ${(await this.errors).slice(-2000)}`);
+    for (const answer of this.waiting.values()) answer.reject(this.ended);
     this.waiting.clear();
   }
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +14,8 @@ import { writeVocabularyFile, type HeaderValue } from "./vocabulary-file.ts";
 
 const lineCount = process.env["STRATA_SOAK"] === "1" ? 5_000 : 200;
 const seed = Number(process.env["STRATA_SEED"] ?? Date.now() % 1_000_000);
+
+setDefaultTimeout(120_000);
 
 let peer: Peer;
 let folder: string;

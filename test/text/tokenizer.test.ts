@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TokenAttribute } from "../../lib/text/index.ts";
@@ -11,6 +11,8 @@ import { fixtureFolders, modelFiles, openText } from "./models.ts";
 
 const lineCount = process.env["STRATA_SOAK"] === "1" ? 20_000 : 2_400;
 const seed = Number(process.env["STRATA_SEED"] ?? Date.now() % 1_000_000);
+
+setDefaultTimeout(120_000);
 
 let peer: Peer;
 beforeAll(() => {
