@@ -107,13 +107,23 @@ pub const Draft = struct {
         return self.pick(Layout, &.{ .natural, .natural, .natural, .offset, .gaps });
     }
 
+    /// A layout without gaps.
+    fn whole_layout(self: *Draft) Layout {
+        return self.pick(Layout, &.{ .natural, .offset });
+    }
+
+    fn float_kind(self: *Draft) Type {
+        return self.pick(Type, &.{ .f32, .f16 });
+    }
+
     fn spoil(self: *Draft) void {
         const choice = self.random.uintLessThan(u32, 12);
         if (choice < 7 and self.tensor_count > 0) return self.spoil_tensor(choice);
         if (choice < 9 and self.int_count > 0) {
             const i = self.random.uintLessThan(usize, self.int_count);
             const near = self.ints[i] +% @as(i32, @intCast(self.below(5) - 2));
-            self.ints[i] = self.pick(i32, &.{ 0, -1, 1, 7, 64, near, near, std.math.maxInt(i32), std.math.minInt(i32) });
+            const limits = [_]i32{ std.math.maxInt(i32), std.math.minInt(i32) };
+            self.ints[i] = self.pick(i32, &.{ 0, -1, 1, 7, 64, near, near, limits[0], limits[1] });
         } else if (choice < 11 and self.float_count > 0) {
             const i = self.random.uintLessThan(usize, self.float_count);
             const inf = std.math.inf(f32);
@@ -190,25 +200,25 @@ const recipes = struct {
     pub const sin = any_float;
     pub const cos = any_float;
     pub fn unary(d: *Draft) void {
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16 }), .ne = d.shape(), .layout = d.rows_layout() });
+        d.tensor(.{ .kind = d.float_kind(), .ne = d.shape(), .layout = d.rows_layout() });
         d.int(@backingInt(d.random.enumValue(ops.Unary)));
     }
     pub fn clamp(d: *Draft) void {
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16 }), .ne = d.shape(), .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .kind = d.float_kind(), .ne = d.shape(), .layout = d.whole_layout() });
         d.float(-1);
         d.float(1);
     }
     pub fn glu(d: *Draft) void {
         var ne = d.shape();
         ne[0] *= 2;
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16 }), .ne = ne, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .kind = d.float_kind(), .ne = ne, .layout = d.whole_layout() });
         d.int(@backingInt(d.random.enumValue(ops.Glu)));
         d.int(d.below(2));
     }
     pub fn glu_split(d: *Draft) void {
-        const kind = d.pick(Type, &.{ .f32, .f16 });
+        const kind = d.float_kind();
         const ne = d.shape();
-        for (0..2) |_| d.tensor(.{ .kind = kind, .ne = ne, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        for (0..2) |_| d.tensor(.{ .kind = kind, .ne = ne, .layout = d.whole_layout() });
         d.int(@backingInt(d.random.enumValue(ops.Glu)));
     }
     pub fn norm(d: *Draft) void {
@@ -231,15 +241,16 @@ const recipes = struct {
     pub const cumsum = f32_rows;
     pub fn soft_max_ext(d: *Draft) void {
         const ne = [4]i64{ d.dim(), d.dim(), d.small() * 2, d.small() };
-        d.tensor(.{ .ne = ne, .layout = d.pick(Layout, &.{ .natural, .offset }) });
-        const mask_ne = [4]i64{ ne[0], ne[1] + d.below(3), d.pick(i64, &.{ 1, 2, ne[2] }), d.pick(i64, &.{ 1, ne[3] }) };
+        d.tensor(.{ .ne = ne, .layout = d.whole_layout() });
+        const repeats = d.pick(i64, &.{ 1, 2, ne[2] });
+        const mask_ne = [4]i64{ ne[0], ne[1] + d.below(3), repeats, d.pick(i64, &.{ 1, ne[3] }) };
         d.tensor(.{ .kind = d.pick(Type, &.{ .f16, .f32 }), .ne = mask_ne, .input = true, .absent = d.chance(3) });
         d.float(0.125);
         d.float(if (d.tensors[1].absent) 0 else d.pick(f32, &.{ 0, 8 }));
     }
     pub fn rope_ext(d: *Draft) void {
         const ne = [4]i64{ 2 * (1 + d.below(64)), d.dim(), d.dim(), d.small() };
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16 }), .ne = ne, .layout = d.rows_layout() });
+        d.tensor(.{ .kind = d.float_kind(), .ne = ne, .layout = d.rows_layout() });
         d.tensor(.{ .kind = .i32, .ne = .{ ne[2], 1, 1, 1 }, .input = true });
         d.tensor(.{ .ne = .{ @divExact(ne[0], 2), 1, 1, 1 }, .absent = d.chance(2) });
         d.int(2 * (1 + d.below(@divExact(ne[0], 2))));
@@ -263,16 +274,16 @@ const recipes = struct {
         d.float(d.pick(f32, &.{ 1, 0.5, 0.3, 7 }));
     }
     pub fn diag_mask_inf(d: *Draft) void {
-        d.tensor(.{ .ne = d.shape(), .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = d.shape(), .layout = d.whole_layout() });
         d.int(d.below(10));
     }
     pub fn tri(d: *Draft) void {
         const n = d.dim();
-        d.tensor(.{ .ne = .{ n, n, d.small(), d.small() }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = .{ n, n, d.small(), d.small() }, .layout = d.whole_layout() });
         d.int(d.below(4));
     }
     pub fn fill(d: *Draft) void {
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16 }), .ne = d.shape(), .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .kind = d.float_kind(), .ne = d.shape(), .layout = d.whole_layout() });
         d.float(3);
     }
     pub fn repeat(d: *Draft) void {
@@ -308,12 +319,13 @@ const recipes = struct {
         indices(d, .{ d.dim(), ne[2], ne[3], 1 }, ne[1]);
     }
     pub fn set_rows(d: *Draft) void {
-        const kind = d.pick(Type, &.{ .f32, .f16, .f16, .bf16, .q8_0, .q4_0, .q4_1, .q5_0, .iq4_nl, .q6_k, .q2_k, .tq1_0 });
+        const kind = if (d.chance(2)) d.any_kind() else d.pick(Type, &.{ .f32, .f16, .bf16, .q8_0, .q4_0, .iq4_nl });
         const ne = d.shape_of(kind);
         const rows = d.dim();
         const half = kind == .f16 and d.chance(2);
         d.tensor(.{ .kind = kind, .ne = ne, .layout = d.rows_layout() });
-        d.tensor(.{ .kind = if (half) .f16 else .f32, .ne = .{ ne[0], rows, ne[2], ne[3] }, .layout = d.rows_layout() });
+        const source_ne = [4]i64{ ne[0], rows, ne[2], ne[3] };
+        d.tensor(.{ .kind = if (half) .f16 else .f32, .ne = source_ne, .layout = d.rows_layout() });
         indices(d, .{ rows, d.pick(i64, &.{ 1, ne[2] }), d.pick(i64, &.{ 1, ne[3] }), 1 }, ne[1]);
         if (d.tensors[2].input and d.chance(2)) d.tensors[2].kind = .i64;
     }
@@ -346,7 +358,7 @@ const recipes = struct {
     pub fn reshape(d: *Draft) void {
         const kind = d.any_kind();
         const ne = d.shape_of(kind);
-        d.tensor(.{ .kind = kind, .ne = ne, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .kind = kind, .ne = ne, .layout = d.whole_layout() });
         for ([_]i64{ ne[0], ne[2], ne[1] * ne[3], 1 }) |n| d.int(n);
     }
     pub fn view(d: *Draft) void {
@@ -374,7 +386,8 @@ const recipes = struct {
         for (axes) |axis| d.int(axis);
     }
     pub fn transpose(d: *Draft) void {
-        d.tensor(.{ .kind = d.pick(Type, &.{ .f32, .f16, .i32, .bf16 }), .ne = d.shape(), .layout = d.random.enumValue(Layout) });
+        const kind = d.pick(Type, &.{ .f32, .f16, .i32, .bf16 });
+        d.tensor(.{ .kind = kind, .ne = d.shape(), .layout = d.random.enumValue(Layout) });
     }
     pub fn mul_mat(d: *Draft) void {
         const kind = d.any_kind();
@@ -402,8 +415,8 @@ const recipes = struct {
     }
     pub fn solve_tri(d: *Draft) void {
         const ne = d.shape();
-        d.tensor(.{ .ne = .{ ne[1], ne[1], ne[2], ne[3] }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
-        d.tensor(.{ .ne = ne, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = .{ ne[1], ne[1], ne[2], ne[3] }, .layout = d.whole_layout() });
+        d.tensor(.{ .ne = ne, .layout = d.whole_layout() });
     }
     pub fn flash_attn_ext(d: *Draft) void {
         const key_kind = d.pick(Type, &.{ .f32, .f16, .f16, .bf16, .q8_0, .q4_0, d.any_kind() });
@@ -420,7 +433,8 @@ const recipes = struct {
         d.tensor(.{ .kind = key_kind, .ne = key_ne, .layout = d.rows_layout() });
         const value_ne = [4]i64{ value_head, keys, d.pick(i64, &.{ key_heads, 1 }), sequences };
         d.tensor(.{ .kind = value_kind, .ne = value_ne, .layout = d.rows_layout() });
-        const mask_ne = [4]i64{ keys, queries + d.below(3), d.pick(i64, &.{ 1, heads }), d.pick(i64, &.{ 1, sequences }) };
+        const mask_heads = d.pick(i64, &.{ 1, heads });
+        const mask_ne = [4]i64{ keys, queries + d.below(3), mask_heads, d.pick(i64, &.{ 1, sequences }) };
         d.tensor(.{ .kind = .f16, .ne = mask_ne, .input = true, .absent = d.chance(3) });
         d.float(0.125);
         d.float(if (d.tensors[3].absent) 0 else d.pick(f32, &.{ 0, 8 }));
@@ -429,8 +443,8 @@ const recipes = struct {
     pub fn ssm_conv(d: *Draft) void {
         const kernel = d.small();
         const channels = d.dim();
-        d.tensor(.{ .ne = .{ kernel - 1 + d.dim(), channels, d.small(), 1 }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
-        d.tensor(.{ .ne = .{ kernel, channels, 1, 1 }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = .{ kernel - 1 + d.dim(), channels, d.small(), 1 }, .layout = d.whole_layout() });
+        d.tensor(.{ .ne = .{ kernel, channels, 1, 1 }, .layout = d.whole_layout() });
     }
     pub fn ssm_scan(d: *Draft) void {
         const state = d.pick(i64, &.{ 1, 3, 16, 64, 128 });
@@ -441,8 +455,8 @@ const recipes = struct {
         const sequences = d.small();
         const cells = sequences + d.below(3);
         const granular = d.chance(3);
-        d.tensor(.{ .ne = .{ state, head, heads, cells }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
-        d.tensor(.{ .ne = .{ head, heads, tokens, sequences }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = .{ state, head, heads, cells }, .layout = d.whole_layout() });
+        d.tensor(.{ .ne = .{ head, heads, tokens, sequences }, .layout = d.whole_layout() });
         d.tensor(.{ .ne = .{ heads, tokens, sequences, 1 } });
         d.tensor(.{ .ne = .{ if (granular) state else 1, heads, 1, 1 } });
         for (0..2) |_| d.tensor(.{ .ne = .{ state, groups, tokens, sequences } });
@@ -456,7 +470,7 @@ const recipes = struct {
         d.tensor(s.state);
     }
     pub fn rwkv_wkv7(d: *Draft) void {
-        const s = wkv(d, 64 * (1 + d.below(2)), 6);
+        const s = wkv(d, if (d.chance(8)) 1 + d.below(100) else 64 * (1 + d.below(2)), 6);
         d.tensor(s.state);
     }
     pub fn gated_linear_attn(d: *Draft) void {
@@ -489,7 +503,7 @@ const recipes = struct {
         d.tensor(.{ .kind = d.pick(Type, &.{ kind, .f32 }), .ne = other, .layout = d.random.enumValue(Layout) });
     }
     fn float_rows_one(d: *Draft) void {
-        d.tensor(.{ .ne = d.shape(), .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = d.shape(), .layout = d.whole_layout() });
         d.float(2);
     }
     fn any_float(d: *Draft) void {
@@ -499,7 +513,7 @@ const recipes = struct {
         d.tensor(.{ .ne = d.shape(), .layout = d.rows_layout() });
     }
     fn sortable(d: *Draft) void {
-        d.tensor(.{ .ne = d.shape(), .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        d.tensor(.{ .ne = d.shape(), .layout = d.whole_layout() });
     }
     fn repeatable(d: *Draft) void {
         const kind = d.pick(Type, &.{ .f32, .f16, .bf16, .i16, .i32 });
@@ -516,13 +530,14 @@ const recipes = struct {
     }
     fn indices(d: *Draft, ne: [4]i64, rows: i64) void {
         const sort = d.chance(3);
-        d.tensor(.{ .kind = .i32, .ne = ne, .input = !sort, .sorted = if (sort) rows else 0, .layout = d.rows_layout() });
+        const sorted = if (sort) rows else 0;
+        d.tensor(.{ .kind = .i32, .ne = ne, .input = !sort, .sorted = sorted, .layout = d.rows_layout() });
     }
     fn wkv(d: *Draft, head: i64, count: usize) struct { head: i64, heads: i64, tokens: i64, state: Spec } {
         const heads = d.small();
         const sequences = d.small();
-        const tokens = sequences * d.small();
-        for (0..count) |_| d.tensor(.{ .ne = .{ head, heads, tokens, 1 }, .layout = d.pick(Layout, &.{ .natural, .offset }) });
+        const tokens = if (d.chance(8)) d.dim() else sequences * d.small();
+        for (0..count) |_| d.tensor(.{ .ne = .{ head, heads, tokens, 1 }, .layout = d.whole_layout() });
         const state: Spec = .{ .ne = .{ head * head * heads, sequences, 1, 1 } };
         return .{ .head = head, .heads = heads, .tokens = tokens, .state = state };
     }

@@ -132,7 +132,8 @@ const Memory = struct {
         }, -1, 0);
         self.maps[self.count] = map;
         self.count += 1;
-        if (std.c.mprotect(@ptrCast(@alignCast(map.ptr + data_bytes)), page_bytes, .{}) != 0) return error.MprotectFailed;
+        const guard: *align(std.heap.page_size_min) anyopaque = @ptrCast(@alignCast(map.ptr + data_bytes));
+        if (std.c.mprotect(guard, page_bytes, .{}) != 0) return error.MprotectFailed;
         return map[data_bytes - bytes .. data_bytes];
     }
 
@@ -194,7 +195,8 @@ const Case = struct {
                 stride.* = self.random.uintAtMost(usize, stride.* / unit) * unit;
             },
         }
-        return c.ggml_view_4d(self.ctx, base, spec.ne[0], spec.ne[1], spec.ne[2], spec.ne[3], nb[0], nb[1], nb[2], offset);
+        return c.ggml_view_4d(self.ctx, base, spec.ne[0], spec.ne[1], spec.ne[2], spec.ne[3], //
+            nb[0], nb[1], nb[2], offset);
     }
 
     fn leaf(self: Case, kind: ops.Type, ne: [4]i64) *Tensor {

@@ -160,7 +160,8 @@ pub const Operand = struct {
         }
     }
 
-    /// Contiguous, and with the natural stride even where a dimension is 1: the kernel steps by strides it never checks.
+    /// Contiguous, and with the natural stride even where a dimension is 1: the kernel steps by strides that it
+    /// never checks.
     pub fn natural(self: Operand) Error!void {
         if (!self.is_natural()) {
             return self.refuse("must be contiguous with natural strides; apply cont first", .{});
@@ -289,9 +290,11 @@ pub fn result_shape(op: []const u8, ne: [4]i64) Error!void {
 pub fn whole_blocks(op: []const u8, kind: c.ggml_type, n: i64) Error!void {
     const block = c.ggml_blck_size(kind);
     if (@rem(n, block) == 0) return;
-    return status.fail(error.InvalidArgument, "{s}: the first dimension ({d}) must be a multiple of {d}, the block of {s}", .{
-        op, n, block, std.mem.span(c.ggml_type_name(kind)),
-    });
+    return status.fail(
+        error.InvalidArgument,
+        "{s}: the first dimension ({d}) must be a multiple of {d}, the block of {s}",
+        .{ op, n, block, std.mem.span(c.ggml_type_name(kind)) },
+    );
 }
 
 pub fn at_least(op: []const u8, name: []const u8, value: i64, least: i64) Error!void {
@@ -398,7 +401,8 @@ test "indices come from sorts and inputs, and their bounds are known" {
     try check_indices(.{ .op = "get_rows", .name = "b", .t = both }, 4);
     try testing.expectError(error.InvalidArgument, check_indices(.{ .op = "get_rows", .name = "b", .t = both }, 3));
     const computed: *Tensor = c.ggml_cast(ctx, table, c.GGML_TYPE_I32);
-    try testing.expectError(error.InvalidArgument, check_indices(.{ .op = "get_rows", .name = "b", .t = computed }, 99));
+    const cast: Operand = .{ .op = "get_rows", .name = "b", .t = computed };
+    try testing.expectError(error.InvalidArgument, check_indices(cast, 99));
 
     const graph = c.ggml_new_graph_custom(ctx, 16, false).?;
     c.ggml_build_forward_expand(graph, c.ggml_get_rows(ctx, table, ids));

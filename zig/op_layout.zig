@@ -75,7 +75,9 @@ pub fn roll(ctx: *Context, a: *Tensor, s0: i32, s1: i32, s2: i32, s3: i32) Error
     try operand.of_type(&.{.f32});
     try operand.unit_rows();
     for ([_]i64{ s0, s1, s2, s3 }, a.ne) |shift, n| {
-        if (@abs(shift) >= n) return operand.refuse("has a dimension of {d}, too small for a shift by {d}", .{ n, shift });
+        if (@abs(shift) >= n) {
+            return operand.refuse("has a dimension of {d}, too small for a shift by {d}", .{ n, shift });
+        }
     }
     return c.ggml_roll(ctx, a, s0, s1, s2, s3);
 }
@@ -235,7 +237,9 @@ pub fn view(
     for (&strides, ne[1..]) |*stride, n| {
         if (n == 1) stride.* = natural;
         if (@rem(stride.*, unit) != 0 or stride.* < 0) {
-            return operand.refuse("cannot be viewed with a stride of {d}, which is no multiple of {d}", .{ stride.*, unit });
+            return operand.refuse("cannot be viewed with a stride of {d}, which is no multiple of {d}", .{
+                stride.*, unit,
+            });
         }
         end += (n - 1) * stride.*;
         natural = stride.* * n;

@@ -84,7 +84,10 @@ pub fn ssm_scan(
     try checks.equal_dims(in_gate, 3, input, 3);
     if (a.ne[0] != 1) try decay.has_shape(.{ state.ne[0], heads, 1, 1 }) else try decay.has_shape(.{ 1, heads, 1, 1 });
     try checks.at_least(op, "snapshots", snapshots, 1);
-    if (a.ne[0] != 1) try checks.at_most(op, "snapshots", snapshots, 1);
+    if (a.ne[0] != 1) {
+        try checks.at_most(op, "snapshots", snapshots, 1);
+        try check_vector_state(states);
+    }
 
     try cells.of_type(&.{.i32});
     try cells.natural();
@@ -94,6 +97,14 @@ pub fn ssm_scan(
     try checks.result_shape(op, .{ c.ggml_nelements(x) + cell_elements * sequences * snapshots, 1, 1, 1 });
     try checks.check_indices(cells, state.ne[3]);
     return c.ggml_ssm_scan(ctx, state, x, dt, a, b, c_, ids, snapshots);
+}
+
+/// With a decay for each state, ggml's loop for SVE has none for a rest.
+fn check_vector_state(states: Operand) Error!void {
+    const lanes = @divTrunc(c.ggml_cpu_get_sve_cnt(), @sizeOf(f32));
+    if (lanes > 0 and @rem(states.t.ne[0], lanes) != 0) {
+        return states.refuse("must have a first dimension of a multiple of {d} on this CPU", .{lanes});
+    }
 }
 
 /// What the wkv kinds share: [head, heads, tokens] each, and a state of [head * head * heads, sequences].
