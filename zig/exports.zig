@@ -797,12 +797,32 @@ fn graph_weight(engine_handle: u32, handle: u32, weight: i32, out: *structs.Tens
     try describe_tensor(graph, try graph.add(weights[@intCast(weight)].tensor), out);
 }
 
+/// How many operands of each kind an operation takes.
+const OperandCounts = struct { tensors: usize = 0, ints: usize = 0, floats: usize = 0 };
+const operand_counts: [ops.signatures.len]OperandCounts = blk: {
+    var counts: [ops.signatures.len]OperandCounts = @splat(.{});
+    for (ops.signatures, &counts) |signature, *count| for (signature.params) |param| switch (param) {
+        .tensor, .optional_tensor => count.tensors += 1,
+        .float => count.floats += 1,
+        .int, .boolean, .enumeration => count.ints += 1,
+    };
+    break :blk counts;
+};
+
 fn graph_op(handle: u32, op: u32, arguments: *const structs.OpArguments, out: *structs.TensorInfo) status.Error!void {
     const graph = try graphs.get(handle);
     try graph.check_open();
+    if (op >= operand_counts.len) return status.fail(error.NotFound, "there is no graph operation {d}", .{op});
+    const counts = operand_counts[op];
     var tensors: [arguments.tensors.len]?*ops.Tensor = undefined;
     for (&tensors, arguments.tensors) |*to, number| to.* = try graph.get_optional(number);
-    const result = try ops.dispatch(graph.context, op, &tensors, &arguments.ints, &arguments.floats);
+    const result = try ops.dispatch(
+        graph.context,
+        op,
+        tensors[0..counts.tensors],
+        arguments.ints[0..counts.ints],
+        arguments.floats[0..counts.floats],
+    );
     try describe_tensor(graph, try graph.add(result), out);
 }
 

@@ -117,6 +117,8 @@ pub const Model = struct {
         for (file.parts.items) |part| {
             const mapping = c.ggml_backend_cpu_buffer_from_ptr(@constCast(part.bytes.ptr), part.bytes.len) orelse
                 return error.OutOfMemory;
+            // Marked as weights, so that no operation may write to them: the mapping is read-only.
+            c.ggml_backend_buffer_set_usage(mapping, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
             model.mappings.append(model.gpa, mapping) catch |err| {
                 c.ggml_backend_buffer_free(mapping);
                 return err;

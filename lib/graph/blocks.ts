@@ -1,0 +1,207 @@
+import { StrataError } from "../errors.ts";
+import type { AttendOptions, Graph, RopeOptions } from "./graph.ts";
+import type { MemoryHandle } from "./memory.ts";
+import type { Operand, Tensor } from "./tensor.ts";
+
+
+/** weight x + bias. `weight` `[in, out]`, x `[in, rows]`. */
+export function linear(g: Graph, x: Operand, weight: Operand, bias?: Operand): Tensor {
+  const product = g.mulMat(weight, x);
+  return bias === undefined ? product : g.add(product, bias);
+}
+
+export interface MlpWeights {
+  /** `[d, width]` */
+  readonly gate: Operand;
+  /** `[d, width]` */
+  readonly up: Operand;
+  /** `[width, d]` */
+  readonly down: Operand;
+}
+
+/** Gated MLP: down(act(gate x) * up x). "swiglu" = silu, "geglu" = gelu (tanh). (arXiv:2002.05202) */
+export function gatedMlp(g: Graph, x: Operand, w: MlpWeights, activation: "swiglu" | "geglu" | "reglu" = "swiglu"): Tensor {
+  return g.mulMat(w.down, g.glu(g.mulMat(w.gate, x), g.mulMat(w.up, x), activation));
+}
+
+export interface MoeWeights {
+  /** Router, `[d, experts]`. */
+  readonly router: Operand;
+  /** `[d, width, experts]` */
+  readonly gate: Operand;
+  /** `[d, width, experts]` */
+  readonly up: Operand;
+  /** `[width, d, experts]` */
+  readonly down: Operand;
+}
+
+export interface MoeOptions {
+  readonly experts: number;
+  /** Experts used for each token. */
+  readonly used: number;
+}
+
+/**
+ * Mixture of experts: the `used` experts with the largest router logits, weighted by the softmax over those logits.
+ * x `[d, rows]` gives `[d, rows]`.
+ */
+export function mixtureOfExperts(g: Graph, x: Tensor, w: MoeWeights, options: MoeOptions): Tensor {
+  const { experts, used } = options;
+  if (used < 1 || used > experts) {
+    throw new StrataError("invalid_argument", `a token cannot use ${used} of ${experts} experts`);
+  }
+  const [d, rows] = x.shape;
+  const logits = g.mulMat(w.router, x);
+  const chosen = g.argsortTopK(logits, used);
+  // Rows of one logit each, so that the chosen ones can be gathered token by token.
+  const kept = g.getRows(g.reshape(logits, 1, experts, rows), chosen);
+  const weights = g.softMax(g.reshape(kept, used, rows));
+  const input = g.reshape(x, d, 1, rows);
+  const hidden = g.glu(g.mulMatId(w.gate, input, chosen), g.mulMatId(w.up, input, chosen), "swiglu");
+  const weighted = g.mul(g.mulMatId(w.down, hidden, chosen), g.reshape(weights, 1, used, rows));
+  let sum = g.view(weighted, [d, rows], 0, [weighted.strides[2]]);
+  for (let i = 1; i < used; i += 1) {
+    sum = g.add(sum, g.view(weighted, [d, rows], i * weighted.strides[1], [weighted.strides[2]]));
+  }
+  return used === 1 ? g.cont(sum) : sum;
+}
+
+export interface AttentionWeights {
+  /** `[d, heads * keyDim]` */
+  readonly q: Operand;
+  /** `[d, kvHeads * keyDim]` */
+  readonly k: Operand;
+  /** `[d, kvHeads * valueDim]` */
+  readonly v: Operand;
+  /** `[heads * valueDim, d]` */
+  readonly output: Operand;
+  readonly qBias?: Operand | undefined;
+  readonly kBias?: Operand | undefined;
+  readonly vBias?: Operand | undefined;
+  readonly outputBias?: Operand | undefined;
+  /** RMS norms of each head's queries and keys, `[keyDim]`. */
+  readonly qNorm?: Operand | undefined;
+  readonly kNorm?: Operand | undefined;
+}
+
+export interface SelfAttentionOptions extends Pick<AttendOptions, "scale" | "softcap"> {
+  /** Query heads. */
+  readonly heads: number;
+  /** An attention memory of the layer. */
+  readonly memory: MemoryHandle | undefined;
+  /** Left out: no rotary embedding. */
+  readonly rope?: RopeOptions | undefined;
+  /** Epsilon of the head norms. */
+  readonly eps?: number;
+}
+
+/**
+ * Self-attention with its memory: projections, optional norms of heads, optional rotary embedding, attention over what
+ * the memory holds, output projection. x `[d, rows]` gives `[d, rows]`.
+ */
+export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options: SelfAttentionOptions): Tensor {
+  const { heads, rope, eps = 1e-6, scale, softcap } = options;
+  const memory = given("selfAttention", options.memory);
+  const { record } = memory;
+  if (record.kind !== "attention") {
+    throw new StrataError("invalid_argument", `the memory "${memory.name}" of layer ${memory.layer} is no attention`);
+  }
+  const { heads: kvHeads, keyDim, valueDim } = record;
+  const turn = (t: Tensor, norm: Operand | undefined): Tensor => {
+    const normed = norm === undefined ? t : g.rmsNorm(t, eps, norm);
+    return rope === undefined ? normed : g.rope(normed, rope);
+  };
+  const queries = turn(g.reshape(linear(g, x, w.q, w.qBias), keyDim, heads, g.rows), w.qNorm);
+  const keys = turn(g.reshape(linear(g, x, w.k, w.kBias), keyDim, kvHeads, g.rows), w.kNorm);
+  const values = g.reshape(linear(g, x, w.v, w.vBias), valueDim, kvHeads, g.rows);
+  const attended = g.attend(memory, {
+    queries,
+    keys,
+    values,
+    ...(scale === undefined ? {} : { scale }),
+    ...(softcap === undefined ? {} : { softcap }),
+  });
+  return linear(g, g.reshape(attended, valueDim * heads, g.rows), w.output, w.outputBias);
+}
+
+export interface Mamba2Weights {
+  /** `[d, 2 inner + 2 groups stateSize + heads]`: gate, x, B, C, time steps, in this order. */
+  readonly input: Operand;
+  /** `[taps, inner + 2 groups stateSize]` */
+  readonly convolution: Operand;
+  /** `[inner + 2 groups stateSize]` */
+  readonly convolutionBias?: Operand | undefined;
+  /** `[heads]` */
+  readonly dtBias: Operand;
+  /** `[1, heads]`, negative. */
+  readonly a: Operand;
+  /** `[1, heads]` */
+  readonly d: Operand;
+  /** `[inner / groups, groups]`; left out: the gate alone. */
+  readonly norm?: Operand | undefined;
+  /** `[inner, d]` */
+  readonly output: Operand;
+}
+
+export interface Mamba2Options {
+  /** A recurrent memory of the layer, with the states of `mamba2States`. */
+  readonly memory: MemoryHandle | undefined;
+  /** Channels: heads * headDim. */
+  readonly inner: number;
+  readonly heads: number;
+  readonly groups: number;
+  readonly stateSize: number;
+  readonly eps: number;
+}
+
+/** Shapes of a Mamba-2 layer's states, for `recurrent`. */
+export function mamba2States(c: { inner: number; heads: number; groups: number; stateSize: number; taps: number }): {
+  conv: readonly number[];
+  ssm: readonly number[];
+} {
+  return {
+    conv: [c.inner + 2 * c.groups * c.stateSize, c.taps - 1],
+    ssm: [c.stateSize, c.inner / c.heads, c.heads],
+  };
+}
+
+/**
+ * The Mamba-2 mixer (arXiv:2405.21060) with states "conv" and "ssm": projection, causal convolution with SiLU,
+ * selective scan, gate, grouped RMS norm, output projection. x `[d, rows]` gives `[d, rows]`.
+ */
+export function mamba2Mixer(g: Graph, x: Operand, w: Mamba2Weights, options: Mamba2Options): Tensor {
+  const { inner, heads, groups, stateSize, eps } = options;
+  const memory = given("mamba2Mixer", options.memory);
+  const width = groups * stateSize;
+  const projected = g.mulMat(w.input, x);
+  const gate = g.slice(projected, 0, inner);
+  const convolved = g.convolve(memory, g.slice(projected, inner, inner + 2 * width), {
+    state: "conv",
+    weight: w.convolution,
+    bias: w.convolutionBias,
+    silu: true,
+  });
+  const scanned = g.scan(memory, {
+    state: "ssm",
+    headDim: inner / heads,
+    heads,
+    groups,
+    stateSize,
+    x: g.slice(convolved, 0, inner),
+    b: g.slice(convolved, inner, width),
+    c: g.slice(convolved, inner + width, width),
+    dt: g.slice(projected, 2 * inner + 2 * width, heads),
+    dtBias: w.dtBias,
+    a: w.a,
+    d: w.d,
+  });
+  const gated = g.glu(gate, scanned, "swiglu");
+  if (w.norm === undefined) return g.mulMat(w.output, gated);
+  const grouped = g.rmsNorm(g.reshape(gated, inner / groups, groups, g.rows), eps, w.norm);
+  return g.mulMat(w.output, g.reshape(grouped, inner, g.rows));
+}
+
+function given(block: string, memory: MemoryHandle | undefined): MemoryHandle {
+  if (memory !== undefined) return memory;
+  throw new StrataError("invalid_argument", `${block} needs a memory, and the layer declares none of that name`);
+}

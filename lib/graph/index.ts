@@ -1,0 +1,18 @@
+export {
+  gatedMlp,
+  linear,
+  mamba2Mixer,
+  mamba2States,
+  mixtureOfExperts,
+  selfAttention,
+  type AttentionWeights,
+  type Mamba2Options,
+  type Mamba2Weights,
+  type MlpWeights,
+  type MoeOptions,
+  type MoeWeights,
+  type SelfAttentionOptions,
+} from "./blocks.ts";
+export { Graph, type AttendOptions, type ConvolveOptions, type GraphLayer, type RopeOptions, type ScanOptions } from "./graph.ts";
+export type { LayerHandles, MemoryHandle } from "./memory.ts";
+export { Tensor, Weight, type Operand } from "./tensor.ts";

@@ -1,0 +1,17 @@
+import type { LayerMemory, MemoryRecord } from "../memory/declaration.ts";
+
+/** A layer's memory as a graph reaches it: pass it to `attend`, `convolve` or `scan`. */
+export interface MemoryHandle {
+  readonly layer: number;
+  readonly name: string;
+  /** The library's number for it. */
+  readonly number: number;
+  readonly record: MemoryRecord;
+  /** It is another layer's: it can be read, not written. */
+  readonly isShared: boolean;
+}
+
+/** The memories of a layer as its graph reaches them: those that its declaration `M` names. */
+export type LayerHandles<M extends LayerMemory = LayerMemory> = {
+  readonly [K in keyof M]: M[K] extends undefined ? undefined : MemoryHandle;
+};

@@ -1,0 +1,34 @@
+/**
+ * Strata: language models whose layers keep different kinds of memory. `loadModel` for users, `defineArchitecture` and
+ * the graph's blocks for authors of plugins.
+ */
+export { StrataError, type ErrorCode } from "./errors.ts";
+export * from "./graph/index.ts";
+export * from "./memory/index.ts";
+export {
+  defineArchitecture,
+  type Architecture,
+  type ArchitectureDefinition,
+  type BaseConfig,
+} from "./model/architecture.ts";
+export { perLayer, ropeScale, share, vocabularySize } from "./model/conventions.ts";
+export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
+export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
+export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";
+export { loadPlugin } from "./model/registry.ts";
+export {
+  experts,
+  matrix,
+  optional,
+  table,
+  vector,
+  type BoundWeights,
+  type WeightSpec,
+  type WeightTree,
+} from "./model/weights.ts";
+export type { Counters } from "./native/engine.ts";
+export type { LoadProgress } from "./native/model.ts";
+export * from "./sample/index.ts";
+export type { FinishReason, GenerationEvent, GenerationTimings } from "./schedule/events.ts";
+export type { GenerateOptions } from "./schedule/generation.ts";
+export * from "./text/index.ts";

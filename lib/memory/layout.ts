@@ -1,0 +1,169 @@
+import { StrataError } from "../errors.ts";
+import { measureMemory, type EngineConfig, type LoweredMemory } from "../native/engine.ts";
+import { typeNumber } from "../native/model.ts";
+import type { LayerMemory, MemoryRecord, SharedMemory } from "./declaration.ts";
+
+/** Element type of keys and values. */
+export type KvType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+export const kvTypes: readonly KvType[] = ["f32", "f16", "bf16", "q8_0", "q4_0"];
+
+/** The name the field has for a model's mix of memories. */
+export type MemoryKind = "unified" | "sliding" | "iswa" | "recurrent" | "hybrid" | "none";
+
+/** One declared memory, where it stands, and what it takes. */
+export interface PlacedMemory {
+  readonly name: string;
+  readonly kind: "attention" | "recurrent";
+  /** What it remembers, in words. */
+  readonly description: string;
+  /** The layer whose memory this is, where it is shared. */
+  readonly sharedFrom: number | undefined;
+  /** Bytes over all sequences; 0 where it is shared. */
+  readonly bytes: number;
+  /** Cells over all sequences: positions for attention, states for recurrent memories. */
+  readonly cells: number;
+  readonly bytesPerCell: number;
+  readonly record: MemoryRecord;
+}
+
+export interface PlacedLayer {
+  readonly index: number;
+  readonly memories: readonly PlacedMemory[];
+}
+
+/** The memory of a model, answered from its declaration. */
+export interface ModelMemory {
+  readonly kind: MemoryKind;
+  readonly isRecurrent: boolean;
+  readonly isHybrid: boolean;
+  /** Bytes of all memories, exactly as allocated. */
+  readonly bytes: number;
+  readonly layers: readonly PlacedLayer[];
+}
+
+/** A declaration made ready for the library: each memory numbered, in the order of layers and names. */
+export interface MemoryLayout {
+  readonly memory: ModelMemory;
+  readonly lowered: readonly LoweredMemory[];
+  /** Number of each layer's memories by name. */
+  readonly numbers: readonly Readonly<Record<string, number>>[];
+  /** The record behind each number. */
+  readonly records: readonly MemoryRecord[];
+}
+
+/** Resolves, checks and measures a declaration. Throws where it cannot be, naming the layer. */
+export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config: EngineConfig): MemoryLayout {
+  const kvNumber = typeNumber(kv);
+  const lowered: LoweredMemory[] = [];
+  const records: MemoryRecord[] = [];
+  const owners: (number | undefined)[] = [];
+  const numbers: Record<string, number>[] = [];
+  for (const [index, layer] of layers.entries()) {
+    const own: Record<string, number> = {};
+    for (const [name, declared] of Object.entries(layer)) {
+      if (declared === undefined) continue;
+      own[name] = records.length;
+      if (declared.kind === "shared") {
+        const from = numbers[declared.layer]?.[declared.name];
+        const record = from === undefined ? undefined : records[from];
+        if (from === undefined || record === undefined) throw missingShare(index, declared);
+        lowered.push({ kind: "shared", layer: index, from, of: record.kind });
+        records.push(record);
+        owners.push(declared.layer);
+      } else {
+        lowered.push(lowerRecord(declared, index, name, kvNumber));
+        records.push(declared);
+        owners.push(undefined);
+      }
+    }
+    numbers.push(own);
+  }
+  const shares = measureMemory(lowered, config);
+  const placed = layers.map((_, index) => ({
+    index,
+    memories: Object.entries(numbers[index] ?? {}).map(([name, number]): PlacedMemory => {
+      const record = records[number] as MemoryRecord;
+      const share = shares[number] as (typeof shares)[number];
+      const sharedFrom = owners[number];
+      return {
+        name,
+        kind: record.kind,
+        description: describe(record, kv, sharedFrom),
+        sharedFrom,
+        bytes: share.bytes,
+        cells: share.cells,
+        bytesPerCell: share.bytesPerCell,
+        record,
+      };
+    }),
+  }));
+  const memory = { ...nameKind(records), bytes: shares.reduce((sum, share) => sum + share.bytes, 0), layers: placed };
+  return { memory, lowered, numbers, records };
+}
+
+function missingShare(index: number, declared: SharedMemory): StrataError {
+  return new StrataError(
+    "invalid_argument",
+    `layer ${index}: it shares the memory "${declared.name}" of layer ${declared.layer}, ` +
+      "which is no earlier layer with such a memory",
+  );
+}
+
+function lowerRecord(record: MemoryRecord, layer: number, name: string, kvType: number): LoweredMemory {
+  if (record.kind === "recurrent") {
+    const states = Object.entries(record.tensors).map(([state, tensor]) => {
+      const elements = tensor.shape.reduce((product, n) => product * n, 1);
+      if (!Number.isSafeInteger(elements) || elements < 1 || elements > 0x7fff_ffff) {
+        throw new StrataError(
+          "invalid_argument",
+          `layer ${layer}: state "${state}" of the memory "${name}" has the shape [${tensor.shape}]`,
+        );
+      }
+      return elements;
+    });
+    return { kind: "recurrent", layer, states };
+  }
+  const { extent, heads, keyDim, valueDim } = record;
+  return {
+    kind: "attention",
+    layer,
+    extent: extent.kind === "window" ? "sliding" : extent.kind === "chunk" ? "chunked" : "all",
+    window: extent.kind === "window" || extent.kind === "chunk" ? extent.size : 0,
+    heads,
+    keyDim,
+    valueDim,
+    keyType: kvType,
+    valueType: kvType,
+  };
+}
+
+function describe(record: MemoryRecord, kv: KvType, sharedFrom: number | undefined): string {
+  if (sharedFrom !== undefined) return `shared from layer ${sharedFrom}`;
+  if (record.kind === "recurrent") {
+    const states = Object.entries(record.tensors).map(([name, tensor]) => `${name} ${tensor.shape.join(" x ")}`);
+    return `recurrent states: ${states.join(", ")} (f32)`;
+  }
+  const { extent, heads, keyDim, valueDim } = record;
+  const span =
+    extent.kind === "window"
+      ? `the last ${extent.size} tokens`
+      : extent.kind === "chunk"
+        ? `chunks of ${extent.size} tokens`
+        : "every token";
+  const dims = keyDim === valueDim ? `${keyDim}` : `${keyDim}/${valueDim}`;
+  return `keys and values of ${span}: ${heads} heads of ${dims} (${kv})`;
+}
+
+function nameKind(records: readonly MemoryRecord[]): { kind: MemoryKind; isRecurrent: boolean; isHybrid: boolean } {
+  const attentions = records.filter((record) => record.kind === "attention");
+  const hasStates = attentions.length < records.length;
+  const isHybrid = hasStates && attentions.length > 0;
+  const windows = attentions.filter((record) => record.extent.kind !== "all").length;
+  let kind: MemoryKind;
+  if (records.length === 0) kind = "none";
+  else if (isHybrid) kind = "hybrid";
+  else if (hasStates) kind = "recurrent";
+  else if (windows === 0) kind = "unified";
+  else kind = windows === attentions.length ? "sliding" : "iswa";
+  return { kind, isRecurrent: hasStates && !isHybrid, isHybrid };
+}

@@ -1,0 +1,45 @@
+import { StrataError } from "../errors.ts";
+import type { Metadata } from "./metadata.ts";
+
+/** Tokens in the vocabulary: `<architecture>.vocab_size`, or the tokenizer's list where the key is missing. */
+export function vocabularySize(metadata: Metadata, architecture: string): number {
+  return metadata.count(`${architecture}.vocab_size`, undefined) ?? metadata.strings("tokenizer.ggml.tokens").length;
+}
+
+/**
+ * A value of each layer from a key that holds one number for all layers or an array with one for each.
+ * Throws where an array has another length.
+ */
+export function perLayer(metadata: Metadata, key: string, layers: number, fallback?: number): readonly number[] {
+  const value = metadata.get(key);
+  if (ArrayBuffer.isView(value)) {
+    const numbers = Array.from(metadata.numbers(key));
+    if (numbers.length !== layers) {
+      const sentence = `${metadata.file}: "${key}" has ${numbers.length} values, expected one for each of ${layers} layers`;
+      throw new StrataError("bad_format", sentence);
+    }
+    return numbers;
+  }
+  const one = fallback === undefined ? metadata.count(key) : metadata.count(key, fallback);
+  return Array.from({ length: layers }, () => one);
+}
+
+/**
+ * What positions are multiplied with before they are rotated: 1, or 1 / factor for linear scaling.
+ * Throws on kinds of scaling that Strata does not compute.
+ */
+export function ropeScale(metadata: Metadata, architecture: string): number {
+  const key = `${architecture}.rope.scaling.type`;
+  const type = metadata.string(key, "none");
+  if (type === "none") return 1;
+  if (type === "linear") return 1 / metadata.number(`${architecture}.rope.scaling.factor`);
+  throw new StrataError("unsupported", `${metadata.file}: "${key}" is "${type}"; "none" and "linear" can be computed`);
+}
+
+/** Throws unless `total` is a multiple of `parts`; returns their quotient. */
+export function share(metadata: Metadata, what: string, total: number, parts: number): number {
+  if (parts < 1 || total % parts !== 0) {
+    throw new StrataError("bad_format", `${metadata.file}: ${what}: ${total} cannot be shared evenly by ${parts}`);
+  }
+  return total / parts;
+}

@@ -1,0 +1,291 @@
+import { availableParallelism } from "node:os";
+import { StrataError } from "../errors.ts";
+import { readEnvironmentCount } from "../environment.ts";
+import { Graph } from "../graph/graph.ts";
+import type { LayerHandles, MemoryHandle } from "../graph/memory.ts";
+import { kvTypes, layOutMemory, type KvType, type MemoryLayout, type ModelMemory } from "../memory/layout.ts";
+import type { MemoryRecord } from "../memory/declaration.ts";
+import { NativeEngine, type Counters, type EngineConfig } from "../native/engine.ts";
+import { NativeGraph } from "../native/graph.ts";
+import { NativeModel, type LoadProgress } from "../native/model.ts";
+import type { GenerationEvent } from "../schedule/events.ts";
+import { Generation, type GenerateOptions } from "../schedule/generation.ts";
+import { Scheduler } from "../schedule/scheduler.ts";
+import { createChatTemplate, createTokenizer, type ChatMessage, type ChatTemplate, type Tokenizer } from "../text/index.ts";
+import type { Architecture, ReadArchitecture } from "./architecture.ts";
+import { ModelFile, openModelFile } from "./file.ts";
+import type { Metadata } from "./metadata.ts";
+import { findArchitecture } from "./registry.ts";
+import { bindWeights, resolveWeights, type WeightSpec } from "./weights.ts";
+
+export interface MemoryOptions {
+  /** Positions that one sequence may reach. Default: what the model was trained for, at most 4,096. */
+  readonly context?: number | undefined;
+  /** Sequences that can be held and computed at once. Default 1. */
+  readonly sequences?: number | undefined;
+  /** Most tokens of one step. Default 512, at most the context. */
+  readonly batch?: number | undefined;
+  /** Element type of keys and values. Default "f16". */
+  readonly kv?: KvType | undefined;
+  /** Architectures to look in before the built-in ones. */
+  readonly plugins?: readonly Architecture[] | undefined;
+}
+
+export interface LoadOptions extends MemoryOptions {
+  /** Threads that compute. Default: `STRATA_THREADS`, or one for each available core. */
+  readonly threads?: number | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Ends the loading; the promise rejects with its reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const defaultContext = 4096;
+const defaultBatch = 512;
+/** Kept graphs; the one used longest ago goes first. */
+const graphsMax = 24;
+
+/**
+ * Loads a GGUF model: opens and checks the file, finds its architecture's plugin, allocates the memories that it
+ * declares, and maps its weights. Throws a `StrataError` that names the file and what is wrong with it.
+ */
+export async function loadModel(path: string, options: LoadOptions = {}): Promise<Model> {
+  const start = performance.now();
+  options.signal?.throwIfAborted();
+  const file = openModelFile(path);
+  try {
+    const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
+    return await loadWeights(file, architecture.read(file.metadata), options, start);
+  } catch (error) {
+    file.dispose();
+    throw error;
+  }
+}
+
+async function loadWeights(file: ModelFile, read: ReadArchitecture, options: LoadOptions, start: number): Promise<Model> {
+  const config = engineConfig(read, options);
+  const layout = layOutMemory(read.memory, options.kv ?? "f16", config);
+  const resolved = resolveWeights(read.weights, file);
+  const native = new NativeModel(file.native, resolved.length);
+  try {
+    const numbers = new Map<WeightSpec, number>();
+    for (const { spec, index } of resolved) numbers.set(spec, native.weight(index, spec.use));
+    await native.load(options.onProgress, options.signal);
+    const engine = new NativeEngine(native, layout.lowered, config);
+    const weights = bindWeights(read.weights, numbers);
+    return new Model({ file, read, layout, engine, weights, start });
+  } finally {
+    // The engine keeps what it needs alive.
+    native.free();
+  }
+}
+
+/** What a file's model would remember, from the header alone. Throws where its architecture is unknown. */
+export async function describeMemory(file: ModelFile, options: MemoryOptions = {}): Promise<ModelMemory> {
+  const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
+  const read = architecture.read(file.metadata);
+  return layOutMemory(read.memory, options.kv ?? "f16", engineConfig(read, options)).memory;
+}
+
+function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfig {
+  const { contextLength, vocabulary } = read.config;
+  const context = whole("context", options.context ?? Math.min(contextLength, defaultContext));
+  const kv = options.kv ?? "f16";
+  if (!kvTypes.includes(kv)) {
+    throw new StrataError("invalid_argument", `kv is "${kv}"; give one of ${kvTypes.join(", ")}`);
+  }
+  return {
+    context,
+    vocabulary,
+    sequences: whole("sequences", options.sequences ?? 1),
+    batch: Math.min(whole("batch", options.batch ?? defaultBatch), context),
+    threads: whole("threads", options.threads ?? readEnvironmentCount("STRATA_THREADS") ?? availableParallelism()),
+    poll: 50,
+  };
+}
+
+function whole(name: string, value: number): number {
+  if (Number.isSafeInteger(value) && value >= 1 && value <= 2 ** 28) return value;
+  throw new StrataError("invalid_argument", `${name} is ${value}; give a whole number from 1 up`);
+}
+
+interface ModelParts {
+  readonly file: ModelFile;
+  readonly read: ReadArchitecture;
+  readonly layout: MemoryLayout;
+  readonly engine: NativeEngine;
+  readonly weights: unknown;
+  readonly start: number;
+}
+
+/** A loaded model. Dispose of it (`await using`) to free its memory; disposing while it computes is safe. */
+export class Model implements AsyncDisposable {
+  readonly path: string;
+  /** GGUF's `general.architecture`. */
+  readonly architecture: string;
+  readonly metadata: Metadata;
+  /** What each layer remembers, and how many bytes that takes. */
+  readonly memory: ModelMemory;
+  /** Positions that one sequence may reach. */
+  readonly contextLength: number;
+  /** Sequences that can be computed at once. */
+  readonly sequenceCount: number;
+  readonly vocabularySize: number;
+  readonly threads: number;
+  /** Milliseconds from the call of `loadModel` to now. */
+  readonly loadMs: number;
+  private readonly engine: NativeEngine;
+  private readonly scheduler: Scheduler;
+  private readonly handles: readonly LayerHandles[];
+  private readonly graphs = new Set<string>();
+  private tokenizerCreated: Tokenizer | undefined;
+  private templateCreated: ChatTemplate | undefined;
+
+  /** For the SDK; use `loadModel`. */
+  constructor(private readonly parts: ModelParts) {
+    const { file, engine, layout } = parts;
+    this.path = file.path;
+    this.architecture = file.metadata.string("general.architecture");
+    this.metadata = file.metadata;
+    this.memory = layout.memory;
+    this.contextLength = engine.config.context;
+    this.sequenceCount = engine.config.sequences;
+    this.vocabularySize = engine.config.vocabulary;
+    this.threads = engine.config.threads;
+    this.engine = engine;
+    this.handles = memoryHandles(layout);
+    this.scheduler = new Scheduler(engine, (rows, outputs) => this.ensureGraph(rows, outputs));
+    this.loadMs = performance.now() - parts.start;
+  }
+
+  /** The file's tokenizer; created when first used. Throws where the file has none, or one that is unknown. */
+  get tokenizer(): Tokenizer {
+    if (this.tokenizerCreated === undefined) {
+      this.tokenizerCreated = createTokenizer(this.metadata);
+      this.engine.setStops(endTokens(this.tokenizerCreated, this.vocabularySize));
+    }
+    return this.tokenizerCreated;
+  }
+
+  /** The file's chat template. Throws "unsupported" where it has none. */
+  get chatTemplate(): ChatTemplate {
+    this.templateCreated ??= createChatTemplate(this.metadata, this.tokenizer);
+    return this.templateCreated;
+  }
+
+  /**
+   * Generates from a prompt (text, or token ids), as a stream of events. Further generations may run at the same time;
+   * those beyond `sequenceCount` wait their turn. Leaving the loop frees the sequence.
+   */
+  events(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GenerationEvent, void> {
+    return new Generation(this.scheduler, this.textTokenizer(), this.encode(prompt, options), options).events();
+  }
+
+  private encode(prompt: string | readonly number[], options: GenerateOptions): readonly number[] {
+    if (typeof prompt !== "string") return prompt;
+    if (prompt === "") throw new StrataError("invalid_argument", "the prompt is empty; give some text");
+    return this.tokenizer.encode(prompt, { special: options.special ?? false });
+  }
+
+  /** The tokenizer, or undefined where the file has none: token ids can still be generated from token ids. */
+  private textTokenizer(): Tokenizer | undefined {
+    return this.metadata.string("tokenizer.ggml.model", "none") === "none" ? undefined : this.tokenizer;
+  }
+
+  /** Generates an answer to a chat by the model's template. Text of messages never becomes special tokens. */
+  chatEvents(messages: readonly ChatMessage[], options: GenerateOptions = {}): AsyncGenerator<GenerationEvent, void> {
+    return this.events(this.chatTemplate.tokenize(messages), options);
+  }
+
+  /** Generates text piece by piece. Throws the signal's reason when `signal` aborts. */
+  async *generate(
+    prompt: string | readonly number[],
+    options: GenerateOptions = {},
+  ): AsyncGenerator<{ text: string; token: number }, void> {
+    let token = -1;
+    for await (const event of this.events(prompt, options)) {
+      if (event.type === "token") {
+        token = event.token;
+        yield { text: event.text, token };
+      } else if (event.type === "end") {
+        options.signal?.throwIfAborted();
+        if (event.text !== "") yield { text: event.text, token };
+      }
+    }
+  }
+
+  /** The logits at every position of `tokens`, computed `chunk` tokens a step in a sequence of its own. */
+  logits(
+    tokens: readonly number[],
+    options: { readonly chunk?: number; readonly signal?: AbortSignal } = {},
+  ): AsyncGenerator<{ position: number; logits: Float32Array }, void> {
+    return this.scheduler.logits(tokens, options);
+  }
+
+  /** What the engine has done so far, and what is free. */
+  counters(): Counters {
+    return this.engine.counters();
+  }
+
+  /** Cancels what runs, ends the engine and frees the memory. */
+  async dispose(): Promise<void> {
+    this.scheduler.close();
+    await this.engine.close();
+    this.parts.file.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** Builds the graph for a shape unless it is kept; lets go of the one used longest ago where there are too many. */
+  private ensureGraph(rows: number, outputs: number): void {
+    const key = `${rows} ${outputs}`;
+    if (this.graphs.delete(key)) {
+      this.graphs.add(key);
+      return;
+    }
+    if (this.graphs.size >= graphsMax) {
+      const [oldest = ""] = this.graphs;
+      const [oldRows = 0, oldOutputs = 0] = oldest.split(" ").map(Number);
+      this.engine.dropGraph(oldRows, oldOutputs);
+      this.graphs.delete(oldest);
+    }
+    this.buildGraph(rows, outputs);
+    this.graphs.add(key);
+  }
+
+  private buildGraph(rows: number, outputs: number): void {
+    const { read, weights } = this.parts;
+    const nodesMax = 1024 + 256 * this.handles.length;
+    const native = new NativeGraph(this.engine, rows, outputs, nodesMax);
+    try {
+      const g = new Graph(native, this.architecture, rows, outputs);
+      native.finish(read.graph(g, weights, this.handles).number);
+    } catch (error) {
+      native.abandon();
+      throw error;
+    }
+  }
+}
+
+function memoryHandles(layout: MemoryLayout): LayerHandles[] {
+  return layout.numbers.map((names, layer) =>
+    Object.fromEntries(
+      Object.entries(names).map(([name, number]): [string, MemoryHandle] => [
+        name,
+        {
+          layer,
+          name,
+          number,
+          record: layout.records[number] as MemoryRecord,
+          isShared: layout.lowered[number]?.kind === "shared",
+        },
+      ]),
+    ),
+  );
+}
+
+function endTokens(tokenizer: Tokenizer, vocabulary: number): number[] {
+  const count = Math.min(tokenizer.vocabularySize, vocabulary);
+  return Array.from({ length: count }, (_, token) => token).filter((token) => tokenizer.isEndOfGeneration(token));
+}

@@ -1,0 +1,136 @@
+import { StrataError } from "../errors.ts";
+import { Weight } from "../graph/tensor.ts";
+import type { Use } from "../native/model.ts";
+import type { ModelFile } from "./file.ts";
+
+/** A weight that an architecture expects in the file. `R` is what the graph gets. */
+export interface WeightSpec<R extends Weight | undefined = Weight | undefined> {
+  /** Name in the file. */
+  readonly name: string;
+  /** Elements in each dimension, fastest first; dimensions of 1 at the end may be left out. */
+  readonly shape: readonly number[];
+  readonly use: Use;
+  readonly isOptional: boolean;
+  /** The tensor to use where the file has none of this name. */
+  readonly tied?: string | undefined;
+  /** Only for the type checker: what the graph gets. */
+  readonly result?: R;
+}
+
+/** A tree of weight specs: records and arrays of specs, as deep as an architecture likes. */
+export type WeightTree = WeightSpec | undefined | { readonly [key: string]: WeightTree } | readonly WeightTree[];
+
+/** The same tree with weights in place of specs. */
+export type BoundWeights<T> = T extends undefined
+  ? undefined
+  : T extends WeightSpec<infer R>
+    ? R
+    : T extends readonly (infer E)[]
+      ? readonly BoundWeights<E>[]
+      : { readonly [K in keyof T]: BoundWeights<T[K]> };
+
+type Options = { readonly tied?: string };
+
+function spec(name: string, shape: readonly number[], use: Use, options: Options = {}): WeightSpec<Weight> {
+  return { name, shape, use, isOptional: false, tied: options.tied };
+}
+
+/** Weights used element by element: norms, biases, convolutions. */
+export function vector(name: string, shape: readonly number[]): WeightSpec<Weight> {
+  return spec(name, shape, "elements");
+}
+
+/** A table whose rows are looked up: `[width, rows]`. */
+export function table(name: string, shape: readonly [number, number]): WeightSpec<Weight> {
+  return spec(name, shape, "elements");
+}
+
+/** The left side of `mulMat`: `[in, out]`. `tied` names the tensor to use where the file has none of this name. */
+export function matrix(name: string, shape: readonly [number, number], options: Options = {}): WeightSpec<Weight> {
+  return spec(name, shape, "product", options);
+}
+
+/** The left side of `mulMatId`: `[in, out, experts]`. */
+export function experts(name: string, shape: readonly [number, number, number]): WeightSpec<Weight> {
+  return spec(name, shape, "expertProduct");
+}
+
+/** A weight that the file may lack; the graph then gets `undefined`. */
+export function optional(required: WeightSpec<Weight>): WeightSpec<Weight | undefined> {
+  return { name: required.name, shape: required.shape, use: required.use, tied: required.tied, isOptional: true };
+}
+
+/** A spec and the file's tensor for it. */
+export interface ResolvedWeight {
+  readonly spec: WeightSpec;
+  readonly index: number;
+}
+
+/**
+ * Finds every spec of a tree in the file, in order. Throws where a tensor is missing or has another shape, naming the
+ * file and the tensor.
+ */
+export function resolveWeights(tree: WeightTree, file: ModelFile): ResolvedWeight[] {
+  const found: ResolvedWeight[] = [];
+  visit(tree, (leaf) => {
+    const index = findTensor(leaf, file);
+    if (index >= 0) found.push({ spec: leaf, index });
+  });
+  return found;
+}
+
+/** Puts weights in place of their specs, given the library's number of each. */
+export function bindWeights<T>(tree: T, numbers: ReadonlyMap<WeightSpec, number>): BoundWeights<T> {
+  return bind(tree as WeightTree, numbers) as BoundWeights<T>;
+}
+
+function isSpec(tree: WeightTree): tree is WeightSpec {
+  return tree !== undefined && "use" in tree && "name" in tree && typeof tree.name === "string";
+}
+
+function visit(tree: WeightTree, found: (spec: WeightSpec) => void): void {
+  if (tree === undefined) return;
+  if (isSpec(tree)) return found(tree);
+  for (const branch of Object.values(tree as { [key: string]: WeightTree })) visit(branch, found);
+}
+
+type Bound = Weight | undefined | { readonly [key: string]: Bound } | readonly Bound[];
+
+function bind(tree: WeightTree, numbers: ReadonlyMap<WeightSpec, number>): Bound {
+  if (tree === undefined) return undefined;
+  if (isSpec(tree)) {
+    const number = numbers.get(tree);
+    return number === undefined ? undefined : new Weight(tree.name, tree.shape, number);
+  }
+  if (Array.isArray(tree)) return (tree as readonly WeightTree[]).map((branch) => bind(branch, numbers));
+  const branches = Object.entries(tree as { [key: string]: WeightTree });
+  return Object.fromEntries(branches.map(([key, branch]) => [key, bind(branch, numbers)]));
+}
+
+function findTensor(spec: WeightSpec, file: ModelFile): number {
+  let index = file.indexOf(spec.name);
+  if (index < 0 && spec.tied !== undefined) index = file.indexOf(spec.tied);
+  if (index < 0) {
+    if (spec.isOptional) return -1;
+    const expected = `expected [${spec.shape.join(", ")}]`;
+    throw new StrataError("bad_format", `${file.path}: the tensor "${spec.name}" is missing (${expected})`);
+  }
+  const tensor = file.tensors[index];
+  const shape = tensor?.shape ?? [];
+  if (!sameShape(shape, spec.shape)) {
+    throw new StrataError(
+      "bad_format",
+      `${file.path}: the tensor "${tensor?.name}" has the shape [${shape.join(", ")}], ` +
+        `expected [${spec.shape.join(", ")}]`,
+    );
+  }
+  return index;
+}
+
+/** Equal up to dimensions of 1 at the end. */
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  for (let i = 0; i < Math.max(a.length, b.length); i += 1) {
+    if ((a[i] ?? 1) !== (b[i] ?? 1)) return false;
+  }
+  return true;
+}

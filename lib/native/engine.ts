@@ -1,0 +1,285 @@
+import type { StrataError } from "../errors.ts";
+import { Extent, Logits, MemoryKind } from "./abi.ts";
+import { eventPump, type NativeEvent } from "./events.ts";
+import { check, native } from "./library.ts";
+import type { NativeModel } from "./model.ts";
+import { Struct } from "./struct.ts";
+
+/** One declared memory, lowered to what the library knows. Element types are ggml's numbers. */
+export type LoweredMemory =
+  | {
+      readonly kind: "attention";
+      readonly layer: number;
+      readonly extent: keyof typeof Extent;
+      readonly window: number;
+      readonly heads: number;
+      readonly keyDim: number;
+      readonly valueDim: number;
+      readonly keyType: number;
+      readonly valueType: number;
+    }
+  | { readonly kind: "recurrent"; readonly layer: number; readonly states: readonly number[] }
+  | { readonly kind: "shared"; readonly layer: number; readonly from: number; readonly of: "attention" | "recurrent" };
+
+export interface EngineConfig {
+  readonly threads: number;
+  readonly sequences: number;
+  readonly context: number;
+  readonly batch: number;
+  readonly vocabulary: number;
+  readonly poll: number;
+}
+
+export interface MemoryShare {
+  readonly pool: number;
+  readonly cells: number;
+  readonly bytesPerCell: number;
+  readonly bytes: number;
+}
+
+/** What one sequence contributes to a batch. */
+export interface BatchRequest {
+  readonly sequence: number;
+  readonly tokens: readonly number[];
+  readonly logits: keyof typeof Logits;
+  readonly sampler?: NativeSampler;
+}
+
+export interface JobOptions {
+  /** The batch and then one token for each sequence, up to this many steps. Default 1. */
+  readonly steps?: number;
+  /** End tokens do not end the job. */
+  readonly ignoreStops?: boolean;
+  readonly onToken?: (event: Extract<NativeEvent, { kind: "token" }>) => void;
+}
+
+/** A submitted job. `done` resolves when it has ended, and rejects where it failed. */
+export interface Job {
+  readonly id: number;
+  readonly done: Promise<{ timeMs: number }>;
+}
+
+/** Numbers of the engine since it began. */
+export interface Counters {
+  /** Sub-batches computed. */
+  readonly steps: number;
+  /** Tokens computed. */
+  readonly rows: number;
+  readonly graphsBuilt: number;
+  /** Steps that ran the same graph as the step before. */
+  readonly graphsReused: number;
+  readonly memoryBytes: number;
+  readonly computeBytes: number;
+  /** Attention blocks that nobody holds. */
+  readonly freeBlocks: number;
+  /** Recurrent state cells that nobody holds. */
+  readonly freeCells: number;
+}
+
+function lower(memories: readonly LoweredMemory[]): Struct<"MemoryDeclaration"> {
+  const out = new Struct("MemoryDeclaration", memories.length);
+  memories.forEach((memory, i) => {
+    out.set("layer", memory.layer, i);
+    out.set("sharedFrom", memory.kind === "shared" ? memory.from : -1, i);
+    out.set("kind", MemoryKind[memory.kind === "shared" ? memory.of : memory.kind], i);
+    if (memory.kind === "attention") {
+      out.set("extent", Extent[memory.extent], i);
+      for (const field of ["window", "heads", "keyDim", "valueDim", "keyType", "valueType"] as const) {
+        out.set(field, memory[field], i);
+      }
+    } else if (memory.kind === "recurrent") {
+      out.set("stateCount", memory.states.length, i);
+      memory.states.slice(0, 8).forEach((elements, state) => out.set("stateElements", elements, i, state));
+    }
+  });
+  return out;
+}
+
+function configStruct(config: EngineConfig): Struct<"EngineConfig"> {
+  const out = new Struct("EngineConfig");
+  for (const field of ["threads", "sequences", "context", "batch", "vocabulary", "poll"] as const) {
+    out.set(field, config[field]);
+  }
+  return out;
+}
+
+/** Bytes of each declared memory, from the declaration alone. */
+export function measureMemory(memories: readonly LoweredMemory[], config: EngineConfig): MemoryShare[] {
+  const out = new Struct("MemoryShare", memories.length);
+  check(native().strata_memory_measure(lower(memories).bytes, memories.length, configStruct(config).bytes, out.bytes));
+  return memories.map((_, i) => ({
+    pool: out.get("pool", i),
+    cells: out.get("cells", i),
+    bytesPerCell: out.get("bytesPerCell", i),
+    bytes: out.get("bytes", i),
+  }));
+}
+
+/** A sampling chain of the library. */
+export class NativeSampler {
+  readonly handle: number;
+  private freed = false;
+
+  constructor(vocabulary: number, config: Struct<"SamplerConfig">, bias: { ids: Uint32Array; values: Float32Array }) {
+    const handle = new Uint32Array(1);
+    const count = bias.ids.length;
+    const ids = count > 0 ? bias.ids : new Uint32Array(1);
+    const values = count > 0 ? bias.values : new Float32Array(1);
+    check(native().strata_sampler_new(vocabulary, config.bytes, ids, values, count, handle));
+    this.handle = handle[0] as number;
+  }
+
+  /** Lets the penalties see tokens that were not drawn. */
+  accept(tokens: readonly number[]): void {
+    if (tokens.length === 0) return;
+    check(native().strata_sampler_accept(this.handle, Int32Array.from(tokens), tokens.length));
+  }
+
+  free(): void {
+    if (this.freed) return;
+    this.freed = true;
+    check(native().strata_sampler_free(this.handle));
+  }
+}
+
+/** The library's engine: its own thread computes what is submitted here. */
+export class NativeEngine {
+  readonly handle: number;
+  private readonly jobs = new Map<
+    number,
+    { onToken: JobOptions["onToken"]; resolve: (value: { timeMs: number }) => void; reject: (error: StrataError) => void }
+  >();
+  private nextJob = 1;
+  private closing: Promise<void> | undefined;
+  private onClosed: (() => void) | undefined;
+
+  constructor(model: NativeModel, memories: readonly LoweredMemory[], readonly config: EngineConfig) {
+    const pump = eventPump();
+    const handle = new Uint32Array(1);
+    const declarations = lower(memories).bytes;
+    const struct = configStruct(config).bytes;
+    check(native().strata_engine_new(model.handle, pump.handle, declarations, memories.length, struct, handle));
+    this.handle = handle[0] as number;
+    pump.listen(this.handle, (event) => this.receive(event));
+  }
+
+  setStops(tokens: readonly number[]): void {
+    const list = Int32Array.from(tokens.length > 0 ? tokens : [0]);
+    check(native().strata_engine_stops(this.handle, list, tokens.length));
+  }
+
+  submit(requests: readonly BatchRequest[], options: JobOptions = {}): Job {
+    const id = this.nextJob;
+    this.nextJob = id === 0xffff_ffff ? 1 : id + 1;
+    const structs = new Struct("Request", requests.length);
+    const tokens = Int32Array.from(requests.flatMap((request) => request.tokens));
+    requests.forEach((request, i) => {
+      structs.set("sequence", request.sequence, i);
+      structs.set("count", request.tokens.length, i);
+      structs.set("logits", Logits[request.logits], i);
+      structs.set("sampler", request.sampler?.handle ?? 0, i);
+    });
+    const { promise, resolve, reject } = Promise.withResolvers<{ timeMs: number }>();
+    this.jobs.set(id, { onToken: options.onToken, resolve, reject });
+    try {
+      check(
+        native().strata_engine_submit(
+          this.handle,
+          id,
+          tokens.length > 0 ? tokens : new Int32Array(1),
+          tokens.length,
+          structs.bytes,
+          requests.length,
+          options.steps ?? 1,
+          options.ignoreStops ? 1 : 0,
+        ),
+      );
+    } catch (error) {
+      this.jobs.delete(id);
+      throw error;
+    }
+    eventPump().expect();
+    return { id, done: promise };
+  }
+
+  /** Ends a job after its running step. */
+  interrupt(job: Job): void {
+    if (this.jobs.has(job.id)) check(native().strata_engine_stop(this.handle, job.id, 0));
+  }
+
+  /** Ends a job at once; what its running step did is taken back, and `done` rejects with "cancelled". */
+  cancel(job: Job): void {
+    if (this.jobs.has(job.id)) check(native().strata_engine_stop(this.handle, job.id, 1));
+  }
+
+  /** Copies a row of the logits that a job without sampler left. */
+  logits(job: Job, row: number, out: Float32Array): void {
+    check(native().strata_engine_logits(this.handle, job.id, row, out, out.length));
+  }
+
+  counters(): Counters {
+    const out = new Struct("Counters");
+    check(native().strata_engine_counters(this.handle, out.bytes));
+    return {
+      steps: out.get("steps"),
+      rows: out.get("rows"),
+      graphsBuilt: out.get("graphsBuilt"),
+      graphsReused: out.get("graphsReused"),
+      memoryBytes: out.get("memoryBytes"),
+      computeBytes: out.get("computeBytes"),
+      freeBlocks: out.get("freeBlocks"),
+      freeCells: out.get("freeCells"),
+    };
+  }
+
+  bounds(sequence: number): { min: number; end: number } {
+    const out = new Struct("Bounds");
+    check(native().strata_sequence_bounds(this.handle, sequence, out.bytes));
+    return { min: out.get("min"), end: out.get("end") };
+  }
+
+  clear(sequence: number): void {
+    check(native().strata_sequence_clear(this.handle, sequence));
+  }
+
+  remove(sequence: number, from: number, to: number): void {
+    check(native().strata_sequence_remove(this.handle, sequence, from, to));
+  }
+
+  copy(source: number, destination: number): void {
+    check(native().strata_sequence_copy(this.handle, source, destination));
+  }
+
+  dropGraph(rows: number, outputs: number): void {
+    check(native().strata_graph_drop(this.handle, rows, outputs));
+  }
+
+  /** Cancels what runs and ends the engine. Resolves when its thread has ended and its memory is free. */
+  close(): Promise<void> {
+    this.closing ??= new Promise<void>((resolve) => {
+      this.onClosed = resolve;
+      check(native().strata_engine_close(this.handle));
+      eventPump().expect();
+    });
+    return this.closing;
+  }
+
+  private receive(event: NativeEvent): void {
+    switch (event.kind) {
+      case "token":
+        this.jobs.get(event.job)?.onToken?.(event);
+        return;
+      case "done": {
+        const job = this.jobs.get(event.job);
+        this.jobs.delete(event.job);
+        if (event.error === undefined) job?.resolve({ timeMs: event.timeMs });
+        else job?.reject(event.error);
+        return;
+      }
+      case "closed":
+        eventPump().forget(this.handle);
+        this.onClosed?.();
+        return;
+    }
+  }
+}

@@ -1,0 +1,96 @@
+import { StrataError } from "../errors.ts";
+import { WeightUse } from "./abi.ts";
+import { eventPump } from "./events.ts";
+import type { NativeFile } from "./file.ts";
+import { check, native } from "./library.ts";
+import { Struct } from "./struct.ts";
+
+export type Use = keyof typeof WeightUse;
+
+export interface LoadProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+/** The weights of a model in the library. */
+export class NativeModel {
+  readonly handle: number;
+  private freed = false;
+
+  constructor(file: NativeFile, weights: number) {
+    const handle = new Uint32Array(1);
+    check(native().strata_model_new(file.handle, weights, handle));
+    this.handle = handle[0] as number;
+  }
+
+  /** Declares tensor `index` of the file as a weight; returns the weight's number. */
+  weight(index: number, use: Use): number {
+    const number = new Int32Array(1);
+    check(native().strata_model_weight(this.handle, index, WeightUse[use], number));
+    return number[0] as number;
+  }
+
+  /** Reads, maps and repacks the weights on a thread of the library. */
+  load(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
+    const pump = eventPump();
+    const cancel = () => check(native().strata_model_cancel(this.handle));
+    return new Promise<void>((resolve, reject) => {
+      pump.listen(this.handle, (event) => {
+        if (event.kind === "progress") onProgress?.({ doneBytes: event.done, totalBytes: event.total });
+        if (event.kind !== "done") return;
+        pump.forget(this.handle);
+        signal?.removeEventListener("abort", cancel);
+        if (event.error === undefined) resolve();
+        else reject(signal?.aborted ? signal.reason : event.error);
+      });
+      check(native().strata_model_load(this.handle, pump.handle));
+      pump.expect();
+      if (signal?.aborted) cancel();
+      else signal?.addEventListener("abort", cancel, { once: true });
+    });
+  }
+
+  info(): { weights: number; repacked: number; repackedBytes: number } {
+    const info = new Struct("LoadInfo");
+    check(native().strata_model_info(this.handle, info.bytes));
+    return { weights: info.get("weights"), repacked: info.get("repacked"), repackedBytes: info.get("repackedBytes") };
+  }
+
+  free(): void {
+    if (this.freed) return;
+    this.freed = true;
+    check(native().strata_model_free(this.handle));
+  }
+}
+
+export interface TypeFacts {
+  readonly name: string;
+  readonly blockElements: number;
+  readonly blockBytes: number;
+}
+
+const types = new Map<number, TypeFacts>();
+
+/** Facts of a ggml element type. */
+export function typeFacts(type: number): TypeFacts {
+  let facts = types.get(type);
+  if (facts === undefined) {
+    const info = new Struct("TypeInfo");
+    check(native().strata_type_info(type, info.bytes));
+    facts = { name: info.text("name"), blockElements: info.get("blockElements"), blockBytes: info.get("blockBytes") };
+    types.set(type, facts);
+  }
+  return facts;
+}
+
+/** ggml's number of a type by its name. */
+export function typeNumber(name: string): number {
+  for (let type = 0; type < 64; type += 1) {
+    try {
+      if (typeFacts(type).name === name) return type;
+    } catch (error) {
+      if (!(error instanceof StrataError && error.code === "not_found")) throw error;
+    }
+  }
+  throw new StrataError("not_found", `ggml has no type "${name}"`);
+}

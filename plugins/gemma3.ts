@@ -1,0 +1,95 @@
+import {
+  attention,
+  defineArchitecture,
+  gatedMlp,
+  matrix,
+  ropeScale,
+  selfAttention,
+  share,
+  table,
+  vector,
+  vocabularySize,
+} from "ggstrata";
+
+/** Every sixth layer sees all tokens, the others a window. */
+const globalPeriod = 6;
+
+/** Gemma 3 (arXiv:2503.19786): five layers with a sliding window to one with full attention, norms before and after. */
+export const gemma3 = defineArchitecture({
+  names: ["gemma3"],
+
+  config: (m) => {
+    const width = m.count("gemma3.embedding_length");
+    const heads = m.count("gemma3.attention.head_count");
+    const headDim = m.count("gemma3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+    return {
+      vocabulary: vocabularySize(m, "gemma3"),
+      contextLength: m.count("gemma3.context_length"),
+      layers: m.count("gemma3.block_count"),
+      width,
+      hidden: m.count("gemma3.feed_forward_length"),
+      heads,
+      kvHeads: m.count("gemma3.attention.head_count_kv", heads),
+      headDim,
+      valueDim: m.count("gemma3.attention.value_length", headDim),
+      window: m.count("gemma3.attention.sliding_window"),
+      eps: m.number("gemma3.attention.layer_norm_rms_epsilon"),
+      ropeBase: m.number("gemma3.rope.freq_base", 1e6),
+      ropeBaseLocal: m.number("gemma3.rope.freq_base_swa", 10000),
+      ropeScale: ropeScale(m, "gemma3"),
+      softcap: m.number("gemma3.final_logit_softcapping", 0),
+    };
+  },
+
+  memory: (c) =>
+    Array.from({ length: c.layers }, (_, i) => ({
+      attn: attention({
+        heads: c.kvHeads,
+        keyDim: c.headDim,
+        valueDim: c.valueDim,
+        window: isGlobal(i) ? undefined : c.window,
+      }),
+    })),
+
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: Array.from({ length: c.layers }, (_, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
+      k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
+      v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
+      output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
+      qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
+      kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
+      postNorm: vector(`blk.${i}.post_attention_norm.weight`, [c.width]),
+      mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
+      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
+      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
+      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      mlpPostNorm: vector(`blk.${i}.post_ffw_norm.weight`, [c.width]),
+    })),
+  }),
+
+  graph: (g, c, w, memories) => {
+    let x = g.scale(g.getRows(w.embedding, g.tokens()), Math.sqrt(c.width));
+    for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
+      const rope = isGlobal(index)
+        ? ({ mode: "neox", base: c.ropeBase, scale: c.ropeScale } as const)
+        : ({ mode: "neox", base: c.ropeBaseLocal } as const);
+      const normed = g.rmsNorm(x, c.eps, layer.norm);
+      let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads: c.heads, rope, eps: c.eps });
+      if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
+      x = g.add(x, g.rmsNorm(mixed, c.eps, layer.postNorm));
+      const hidden = gatedMlp(g, g.rmsNorm(x, c.eps, layer.mlpNorm), layer, "geglu");
+      x = g.add(x, g.rmsNorm(hidden, c.eps, layer.mlpPostNorm));
+    }
+    const logits = g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
+    return c.softcap === 0 ? logits : g.scale(g.unary(g.scale(logits, 1 / c.softcap), "tanh"), c.softcap);
+  },
+});
+
+function isGlobal(layer: number): boolean {
+  return (layer + 1) % globalPeriod === 0;
+}

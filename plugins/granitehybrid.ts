@@ -1,0 +1,161 @@
+import {
+  attention,
+  defineArchitecture,
+  experts,
+  gatedMlp,
+  mamba2Mixer,
+  mamba2States,
+  matrix,
+  mixtureOfExperts,
+  optional,
+  perLayer,
+  recurrent,
+  ropeScale,
+  selfAttention,
+  share,
+  table,
+  vector,
+  vocabularySize,
+  type Metadata,
+} from "ggstrata";
+
+/**
+ * Granite 4 hybrids, dense and with experts, and Bamba: each layer mixes tokens by Mamba-2 or by attention, then applies
+ * an MLP. A layer without key heads is Mamba-2.
+ */
+export const granitehybrid = defineArchitecture({
+  names: ["granitehybrid"],
+
+  config: readConfig,
+
+  memory: (c) =>
+    c.kvHeads.map((kvHeads) =>
+      kvHeads === 0
+        ? { ssm: recurrent(mamba2States(c)) }
+        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
+    ),
+
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: c.kvHeads.map((kvHeads, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      mixer: kvHeads === 0 ? { ssm: ssmWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
+      mlp:
+        c.experts === 0
+          ? { dense: mlpWeights(c, i, "", c.hidden) }
+          : { moe: moeWeights(c, i), shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined },
+    })),
+  }),
+
+  graph: (g, c, w, memories) => {
+    const rope = c.hasRope ? ({ mode: "normal", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const) : undefined;
+    let x = g.scale(g.getRows(w.embedding, g.tokens()), c.embeddingScale);
+    for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
+      const { mixer, mlp } = layer;
+      const normed = g.rmsNorm(x, c.eps, layer.norm);
+      let mixed =
+        mixer.ssm !== undefined
+          ? mamba2Mixer(g, normed, mixer.ssm, { ...c, memory: memory.ssm })
+          : selfAttention(g, normed, mixer.attn, { memory: memory.attn, heads: c.attentionHeads, scale: c.attentionScale, rope });
+      if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
+      x = g.add(x, g.scale(mixed, c.residualScale));
+      const hidden = g.rmsNorm(x, c.eps, layer.mlpNorm);
+      let y = mlp.dense !== undefined ? gatedMlp(g, hidden, mlp.dense) : mixtureOfExperts(g, hidden, mlp.moe, c);
+      if (mlp.shared !== undefined) y = g.add(y, gatedMlp(g, hidden, mlp.shared));
+      x = g.add(x, g.scale(y, c.residualScale));
+    }
+    return g.scale(g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm)), 1 / c.logitScale);
+  },
+});
+
+type Config = ReturnType<typeof readConfig>;
+
+function readConfig(m: Metadata) {
+  const key = (name: string) => `granitehybrid.${name}`;
+  const layers = m.count(key("block_count"));
+  const width = m.count(key("embedding_length"));
+  const heads = m.count(key("attention.head_count"));
+  const inner = m.count(key("ssm.inner_size"));
+  const ssmHeads = m.count(key("ssm.time_step_rank"));
+  const groups = m.count(key("ssm.group_count"));
+  share(m, "state space heads", inner, ssmHeads);
+  share(m, "state space heads in groups", ssmHeads, groups);
+  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  return {
+    vocabulary: vocabularySize(m, "granitehybrid"),
+    contextLength: m.count(key("context_length")),
+    width,
+    hidden: m.count(key("feed_forward_length")),
+    eps: m.number(key("attention.layer_norm_rms_epsilon")),
+    // attention
+    attentionHeads: heads,
+    kvHeads: perLayer(m, key("attention.head_count_kv"), layers),
+    headDim,
+    attentionScale: m.number(key("attention.scale"), 1 / Math.sqrt(headDim)),
+    hasRope: m.boolean(key("rope.scaling.finetuned"), false),
+    ropeDims: m.count(key("rope.dimension_count"), headDim),
+    ropeBase: m.number(key("rope.freq_base"), 10000),
+    ropeScale: ropeScale(m, "granitehybrid"),
+    // Mamba-2
+    inner,
+    heads: ssmHeads,
+    groups,
+    stateSize: m.count(key("ssm.state_size")),
+    taps: m.count(key("ssm.conv_kernel")),
+    // experts
+    experts: m.count(key("expert_count"), 0),
+    used: m.count(key("expert_used_count"), 0),
+    sharedHidden: m.count(key("expert_shared_feed_forward_length"), 0),
+    // Granite's multipliers; a missing one is 1
+    embeddingScale: m.number(key("embedding_scale"), 1),
+    residualScale: m.number(key("residual_scale"), 1),
+    logitScale: m.number(key("logit_scale"), 1),
+  };
+}
+
+function ssmWeights(c: Config, i: number) {
+  const channels = c.inner + 2 * c.groups * c.stateSize;
+  return {
+    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
+    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
+    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
+    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
+    a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
+    d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
+    norm: vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups]),
+    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
+  };
+}
+
+function attentionWeights(c: Config, i: number, kvHeads: number) {
+  return {
+    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.attentionHeads * c.headDim]),
+    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
+    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.headDim]),
+    output: matrix(`blk.${i}.attn_output.weight`, [c.attentionHeads * c.headDim, c.width]),
+    qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.attentionHeads * c.headDim])),
+    kBias: optional(vector(`blk.${i}.attn_k.bias`, [kvHeads * c.headDim])),
+    vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.headDim])),
+    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+  };
+}
+
+function mlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
+  return {
+    gate: matrix(`blk.${i}.ffn_gate${suffix}.weight`, [c.width, hidden]),
+    up: matrix(`blk.${i}.ffn_up${suffix}.weight`, [c.width, hidden]),
+    down: matrix(`blk.${i}.ffn_down${suffix}.weight`, [hidden, c.width]),
+  };
+}
+
+function moeWeights(c: Config, i: number) {
+  return {
+    router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, c.experts]),
+    gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.hidden, c.experts]),
+    up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.hidden, c.experts]),
+    down: experts(`blk.${i}.ffn_down_exps.weight`, [c.hidden, c.width, c.experts]),
+  };
+}
