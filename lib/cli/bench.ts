@@ -5,7 +5,7 @@ import { counted, formatNumber, formatTable, median, rounded } from "./format.ts
 import { collect } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { openModel } from "./open.ts";
-import { countFrom, defined, kvOption, modelOption, threadsOption, whole } from "./options.ts";
+import { countFrom, kvOption, modelOption, threadsOption, whole } from "./options.ts";
 import { Progress } from "./output.ts";
 
 /** Speeds of one kind of work, in tokens per second. */
@@ -97,7 +97,7 @@ JSON: {"model": "file.gguf", "threads": 4, "prefill": {"tokens": 512, "samples":
   async run({ values, output }) {
     const { pp = 512, tg = 128, reps = 5 } = values;
     return await interruptible(async (signal) => {
-      const loading = { context: Math.max(pp, tg + 1) + 1, ...defined({ kv: values.kv, threads: values.threads }) };
+      const loading = { context: Math.max(pp, tg + 1) + 1, kv: values.kv, threads: values.threads };
       await using model = await openModel(values, loading, output, signal);
       using progress = new Progress(output);
       progress.update("Warming up");

@@ -8,7 +8,6 @@ import { StreamLines, TerminalLines, type LineSource } from "./line-source.ts";
 import { openModel } from "./open.ts";
 import {
   contextOption,
-  defined,
   kvOption,
   limitOption,
   modelOption,
@@ -145,11 +144,11 @@ Where standard input is no terminal, each of its lines is a message, and the ans
 JSON, when the chat is over: {"messages": [{"role", "content"}]}`,
   async run({ values, output }) {
     checkTemplate(values.model);
-    const loading = defined({ context: values.ctx, kv: values.kv, threads: values.threads });
+    const loading = { context: values.ctx, kv: values.kv, threads: values.threads };
     const isScript = !process.stdin.isTTY || output.json;
     return await interruptible(async (signal) => {
       await using model = await openModel(values, loading, output, signal);
-      const options = { ...toSampling(values), ...defined({ maxTokens: values["max-tokens"] }), stop: values.stop };
+      const options = { ...toSampling(values), maxTokens: values["max-tokens"], stop: values.stop };
       const conversation = new Conversation(model, options, values.system);
       using lines = isScript ? new StreamLines(process.stdin) : new TerminalLines(process.stdin, process.stderr);
       const session = new ChatSession(conversation, lines, output, isScript);

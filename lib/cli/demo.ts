@@ -7,7 +7,7 @@ import { collect } from "./generate.ts";
 import { layerRows } from "./inspect.ts";
 import { interruptible } from "./interrupt.ts";
 import { openModel } from "./open.ts";
-import { defined, threadsOption } from "./options.ts";
+import { threadsOption } from "./options.ts";
 import { Output } from "./output.ts";
 
 const prompt = "The old king was very angry, and";
@@ -52,7 +52,7 @@ JSON: {"layers": [...], "prompt": "...", "text": "...", "tokens": [ids], "timing
   async run({ values, output }) {
     const path = modelPath();
     return await interruptible(async (signal) => {
-      const loading = defined({ threads: values.threads });
+      const loading = { threads: values.threads };
       await using model = await openModel({ ...values, model: path }, loading, output, signal);
       await show(path, model, output, signal);
     });

@@ -5,7 +5,6 @@ import { interruptible } from "./interrupt.ts";
 import { openModel } from "./open.ts";
 import {
   contextOption,
-  defined,
   flag,
   kvOption,
   limitOption,
@@ -131,12 +130,12 @@ JSON: {"text": "...", "tokens": [ids drawn], "promptTokens": count, "finishReaso
   strata generate -m model.gguf -p - --json < prompt.txt`,
   async run({ values, output }) {
     const prompt = await textOf(values.prompt, output);
-    const loading = defined({ context: values.ctx, kv: values.kv, threads: values.threads });
+    const loading = { context: values.ctx, kv: values.kv, threads: values.threads };
     return await interruptible(async (signal) => {
       await using model = await openModel(values, loading, output, signal);
       const options: GenerateOptions = {
         ...toSampling(values),
-        ...defined({ maxTokens: values["max-tokens"] }),
+        maxTokens: values["max-tokens"],
         stop: values.stop,
         special: values.special,
         ignoreEnd: values["ignore-end"],

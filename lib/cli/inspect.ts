@@ -4,7 +4,7 @@ import { builtinArchitectures } from "../model/registry.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes, formatTable } from "./format.ts";
 import { openPlugins } from "./open.ts";
-import { contextOption, defined, kvOption } from "./options.ts";
+import { contextOption, kvOption } from "./options.ts";
 import { UsageError } from "./usage.ts";
 
 /** What `strata inspect --json` prints. */
@@ -132,7 +132,7 @@ Kinds: unified, sliding, iswa, recurrent, hybrid, none. Arrays of more than ${lo
     if (path === undefined || path === "") throw new UsageError("FILE is empty; give the name of a model file");
     const plugins = await openPlugins(values);
     using file = openModelFile(path);
-    const inspection = await inspectFile(file, plugins, defined({ context: values.ctx, kv: values.kv }));
+    const inspection = await inspectFile(file, plugins, { context: values.ctx, kv: values.kv });
     if (output.json && inspection.memory === null) {
       await output.note(`strata: the memories are not known, ${unknown(inspection.architecture)}`);
     }

@@ -8,8 +8,7 @@ import { interruptible } from "./interrupt.ts";
 import { openModel } from "./open.ts";
 import {
   countFrom,
-  defined,
-  kvOption,
+  kvOptionOf,
   modelOption,
   readTokens,
   requiredName,
@@ -80,8 +79,8 @@ function unlessMissing(error: unknown): undefined {
   throw error;
 }
 
-/** Tokens a step, unless `--chunk` says it: the SDK's own default. */
-const defaultBatch = 512;
+/** Tokens a step, unless `--chunk` says it. */
+const defaultChunk = 512;
 
 export const logits = defineCommand({
   name: "logits",
@@ -91,8 +90,8 @@ export const logits = defineCommand({
     ...modelOption,
     tokens: requiredTokens,
     out: requiredName("FILE", "where the logits go"),
-    chunk: whole("N", `tokens read in one step; default ${defaultBatch}`, countFrom(1)),
-    ...kvOption,
+    chunk: whole("N", `tokens read in one step; default ${defaultChunk}`, countFrom(1)),
+    ...kvOptionOf("f32"),
     ...threadsOption,
   },
   notes: `
@@ -105,26 +104,15 @@ JSON: {"tokens": rows, "vocab": columns}
     const tokens = readTokens(await textOf(values.tokens, output), "--tokens");
     if (tokens.length === 0)
       throw new UsageError("--tokens has no token in it; give at least one, such as --tokens 1,2");
+    const chunk = Math.min(values.chunk ?? defaultChunk, tokens.length);
+    const loading = { context: tokens.length, batch: chunk, kv: values.kv ?? "f32", threads: values.threads };
     return await interruptible(async (signal) => {
       await using file = await FloatFile.create(values.out);
-      await using model = await openModel(
-        values,
-        {
-          context: tokens.length,
-          kv: values.kv ?? "f32",
-          batch: Math.max(defaultBatch, Math.min(values.chunk ?? 0, tokens.length)),
-          ...defined({ threads: values.threads }),
-        },
-        output,
-        signal,
-      );
+      await using model = await openModel(values, loading, output, signal);
       const vocab = model.vocabularySize;
       using progress = new Progress(output);
       let rows = 0;
-      for await (const { position, logits: row } of model.logits(tokens, {
-        signal,
-        ...defined({ chunk: values.chunk }),
-      })) {
+      for await (const { position, logits: row } of model.logits(tokens, { chunk, signal })) {
         if (position !== rows || row.length !== vocab) {
           throw new StrataError("internal", `row ${rows} came as position ${position} with ${row.length} logits`);
         }

@@ -1,4 +1,4 @@
-import { samplingDefaults, type SamplingOptions } from "../sample/index.ts";
+import { kvTypes, samplingDefaults, type KvType, type SamplingOptions } from "../index.ts";
 import type { Option } from "./parse.ts";
 import { UsageError } from "./usage.ts";
 
@@ -133,9 +133,12 @@ export const threadsOption = {
   threads: whole("N", "threads that compute; default: STRATA_THREADS, else one for each available core", countFrom(1)),
 };
 
-export const kvTypes = ["f16", "f32", "bf16", "q8_0", "q4_0"] as const;
+/** The type of the attention's keys and values; help names what the command takes without it. */
+export function kvOptionOf(usual: KvType): { readonly kv: Option<KvType | undefined> } {
+  return { kv: choice(kvTypes, `type of the attention's keys and values, default ${usual}`) };
+}
 
-export const kvOption = { kv: choice(kvTypes, "type of the attention's keys and values") };
+export const kvOption = kvOptionOf("f16");
 
 export const contextOption = {
   ctx: whole("N", "positions to remember; default: what the model was trained on, at most 4096", countFrom(1)),
@@ -193,10 +196,4 @@ export function toSampling(values: SamplingValues): SamplingOptions {
     frequencyPenalty: values["frequency-penalty"],
     presencePenalty: values["presence-penalty"],
   };
-}
-
-/** An object without the entries that are undefined, for options that are either given or left out. */
-export function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(given) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }

@@ -3,7 +3,7 @@ import { defineCommand } from "./command.ts";
 import { counted, formatNumber } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
 import { openModel } from "./open.ts";
-import { countFrom, defined, modelOption, requiredName, threadsOption, whole } from "./options.ts";
+import { countFrom, modelOption, requiredName, threadsOption, whole } from "./options.ts";
 import { Progress } from "./output.ts";
 import { textOfFile } from "./text-source.ts";
 
@@ -95,7 +95,7 @@ JSON: {"perplexity": 12.34, "tokens": count of those scored}
     const text = await textOfFile(values.file, output);
     const window = values.ctx ?? defaultWindow;
     return await interruptible(async (signal) => {
-      const loading = { context: window, kv: "f32" as const, ...defined({ threads: values.threads }) };
+      const loading = { context: window, kv: "f32" as const, threads: values.threads };
       await using model = await openModel(values, loading, output, signal);
       const { tokenizer } = model;
       using progress = new Progress(output);

@@ -1,7 +1,7 @@
 import { startServer } from "../server/index.ts";
 import { defineCommand } from "./command.ts";
 import { openPlugins } from "./open.ts";
-import { contextOption, countFrom, defined, kvOption, modelOption, name, threadsOption, whole } from "./options.ts";
+import { contextOption, countFrom, kvOption, modelOption, name, threadsOption, whole } from "./options.ts";
 import { Progress } from "./output.ts";
 import { formatBytes } from "./format.ts";
 
@@ -52,12 +52,16 @@ JSON: {"url": "http://127.0.0.1:8080"}, as soon as it listens
       load: {
         plugins,
         sequences: values.parallel ?? 4,
-        ...defined({ context: values.ctx, kv: values.kv, threads: values.threads }),
+        context: values.ctx,
+        kv: values.kv,
+        threads: values.threads,
         onProgress: ({ doneBytes, totalBytes }) => {
           progress.update(`Loading: ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`);
         },
       },
-      ...defined({ host: values.host, port: values.port, modelName: values.name }),
+      host: values.host,
+      port: values.port,
+      modelName: values.name,
       log: (line) => {
         progress.clear();
         void output.note(`strata: ${line}`);
