@@ -56,8 +56,8 @@ export async function measureSpeeds(model: BenchModel, options: BenchOptions): P
     onRun?.(run, repetitions);
   }
   return {
-    prefill: { tokens: prefillTokens, samples: prefill, median: median(prefill) },
-    decode: { tokens: decodeTokens, samples: decode, median: median(decode) },
+    prefill: { tokens: prefillTokens, samples: prefill, median: rounded(median(prefill)) },
+    decode: { tokens: decodeTokens, samples: decode, median: rounded(median(decode)) },
   };
 }
 

@@ -52,11 +52,9 @@ export class Output {
     return send(this.stdout, `${JSON.stringify(value, undefined, indent)}\n`);
   }
 
-  /** Writes a remark to stderr. It is no failure where nobody reads them. */
+  /** Writes a remark to stderr. Where that cannot be written there is no other place to say so, and it is no failure. */
   note(text: string, end = "\n"): Promise<void> {
-    const sent = send(this.stderr, text + end).catch((error: unknown) => {
-      if (!(error instanceof OutputClosed)) throw error;
-    });
+    const sent = send(this.stderr, text + end).catch(() => undefined);
     this.pending = this.pending.then(() => sent);
     return sent;
   }
