@@ -2,10 +2,10 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createTokenizer } from "../../lib/text/index.ts";
+import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
 import { preTokenizer, preTokenizerNames } from "../../lib/text/pre-tokenizer.ts";
 import { Peer } from "../peer/peer.ts";
-import { readHeader } from "./header.ts";
+import { openModelFile } from "../../lib/model/file.ts";
 import { randomNumbers, variedLines } from "./lines.ts";
 import { modelFiles, openText } from "./models.ts";
 import { writeVocabularyFile, type HeaderValue } from "./vocabulary-file.ts";
@@ -29,10 +29,15 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
+function openTokenizer(file: string): Tokenizer {
+  using opened = openModelFile(file);
+  return createTokenizer(opened.metadata);
+}
+
 async function compare(name: string, values: ReadonlyMap<string, HeaderValue>, count = lineCount): Promise<void> {
   const file = join(folder, `${name}.gguf`);
   writeVocabularyFile(file, values);
-  const tokenizer = createTokenizer(readHeader(file));
+  const tokenizer = openTokenizer(file);
   const specials = Array.from(tokenizer.specialTokens, (id) => tokenizer.tokenText(id));
   const lines = variedLines(count, seed, [...specials, "<b>", "</s>"]);
   for (const special of [false, true]) {
@@ -168,7 +173,7 @@ describe("SentencePiece files", () => {
   test("give none of the tokens that are ruled out, even where letters merge to one", () => {
     const file = join(folder, "ruled-out.gguf");
     writeVocabularyFile(file, pieces({ "tokenizer.ggml.add_space_prefix": false }));
-    const tokenizer = createTokenizer(readHeader(file));
+    const tokenizer = openTokenizer(file);
     const end = tokenizer.tokenId("</s>") as number;
     expect(tokenizer.encode("</s>", { bos: false })).toEqual([end]);
     const without = tokenizer.encode("</s>", { bos: false, without: tokenizer.specialTokens });
@@ -182,7 +187,7 @@ describe("files that cannot be used", () => {
     const file = join(folder, "bad.gguf");
     return () => {
       writeVocabularyFile(file, byteLevel(changes));
-      return createTokenizer(readHeader(file));
+      return openTokenizer(file);
     };
   };
 
@@ -209,6 +214,6 @@ describe("files that cannot be used", () => {
     const values = byteLevel({ "tokenizer.ggml.pre": "glm4" });
     values.delete("tokenizer.ggml.bos_token_id");
     writeVocabularyFile(file, values);
-    expect(() => createTokenizer(readHeader(file)).encode("a", { bos: true })).toThrow(/names no bos token/);
+    expect(() => openTokenizer(file).encode("a", { bos: true })).toThrow(/names no bos token/);
   });
 });

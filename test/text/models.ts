@@ -1,12 +1,12 @@
 import { join } from "node:path";
+import { openModelFile } from "../../lib/model/file.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
 import type { Metadata } from "../../lib/model/metadata.ts";
 import { checkout, pathsOf } from "../../lib/setup/paths.mjs";
-import { readHeader } from "./header.ts";
 
 /** The model files whose tokenizers are compared with libllama's: each kind and pre-tokenizer that they use. */
 export const modelFiles = {
-  tinyHybrid: join(checkout, "test", "fixtures", "tiny-hybrid", "model.gguf"),
+  tinyHybrid: join(checkout, "models", "tiny-hybrid-q8_0.gguf"),
   fixture: join(checkout, "test", "fixtures", "llama", "model.gguf"),
   smollm: join(pathsOf().models, "SmolLM2-135M-Instruct.Q4_1.gguf"),
   gemma: join(pathsOf().models, "gemma-3-270m-q4_k_m.gguf"),
@@ -23,7 +23,7 @@ const opened = new Map<string, { metadata: Metadata; tokenizer: Tokenizer }>();
 export function openText(file: string): { metadata: Metadata; tokenizer: Tokenizer } {
   const known = opened.get(file);
   if (known !== undefined) return known;
-  const metadata = readHeader(file);
+  const { metadata } = openModelFile(file);
   const text = { metadata, tokenizer: createTokenizer(metadata) };
   opened.set(file, text);
   return text;

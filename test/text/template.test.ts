@@ -7,7 +7,7 @@ import {
   type PromptPart,
   type Tokenizer,
 } from "../../lib/text/index.ts";
-import { metadataOf } from "./header.ts";
+import { metadataOf } from "./metadata.ts";
 import { modelFiles, openText } from "./models.ts";
 
 const chatml =
