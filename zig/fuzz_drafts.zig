@@ -322,7 +322,7 @@ const recipes = struct {
         const kind = if (d.chance(2)) d.any_kind() else d.pick(Type, &.{ .f32, .f16, .bf16, .q8_0, .q4_0, .iq4_nl });
         const ne = d.shape_of(kind);
         const rows = d.dim();
-        const half = kind == .f16 and d.chance(2);
+        const half = if (kind == .f16) d.chance(2) else d.chance(8);
         d.tensor(.{ .kind = kind, .ne = ne, .layout = d.rows_layout() });
         const source_ne = [4]i64{ ne[0], rows, ne[2], ne[3] };
         d.tensor(.{ .kind = if (half) .f16 else .f32, .ne = source_ne, .layout = d.rows_layout() });

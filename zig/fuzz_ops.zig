@@ -28,7 +28,7 @@ const page_bytes = std.heap.page_size_max;
 pub fn main(init: std.process.Init) !void {
     const args = try init.minimal.args.toSlice(init.arena.allocator());
     var buffer: [4096]u8 = undefined;
-    var file: std.Io.File.Writer = .init(.stdout(), init.io, &buffer);
+    var file: std.Io.File.Writer = .initStreaming(.stdout(), init.io, &buffer);
     const out = &file.interface;
     if (args.len == 2 and std.mem.eql(u8, args[1], "list")) {
         for (ops.names) |name| try out.print("{s}\n", .{name});
