@@ -157,6 +157,12 @@ pub const functions = struct {
         return code({});
     }
 
+    /// Milliseconds of the clock that events are stamped with.
+    pub fn strata_clock(out: *f64) callconv(.c) i32 {
+        out.* = queue_file.now_ms();
+        return code({});
+    }
+
     /// Facts of a ggml type.
     pub fn strata_type_info(kind: i32, out: *structs.TypeInfo) callconv(.c) i32 {
         return code(type_info(kind, out));

@@ -1,12 +1,13 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0x53f09a4b;
+export const abiHash = 0xd5c3f7f1;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
   strata_library_info: { args: ["buffer"], returns: "i32" },
   strata_last_error: { args: ["buffer", "u32", "buffer"], returns: "i32" },
+  strata_clock: { args: ["buffer"], returns: "i32" },
   strata_type_info: { args: ["i32", "buffer"], returns: "i32" },
   strata_queue_new: { args: ["buffer", "buffer"], returns: "i32" },
   strata_queue_close: { args: ["u32"], returns: "i32" },

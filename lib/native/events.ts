@@ -124,3 +124,11 @@ export function eventPump(): EventPump {
   pump ??= new EventPump();
   return pump;
 }
+
+const clock = new Float64Array(1);
+
+/** Milliseconds of the clock that the library stamps its events with. */
+export function nowMs(): number {
+  check(native().strata_clock(clock));
+  return clock[0] as number;
+}

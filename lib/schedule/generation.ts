@@ -1,10 +1,10 @@
 import { StrataError } from "../errors.ts";
 import { NativeSampler } from "../native/engine.ts";
+import { nowMs } from "../native/events.ts";
 import { Struct } from "../native/struct.ts";
 import { checkLogits, checkToken, resolveSampling, seedHalves } from "../sample/index.ts";
 import type { CustomSampler, ResolvedSampling, SamplingOptions } from "../sample/index.ts";
 import { StopMatcher, type StreamDecoder, type Tokenizer } from "../text/index.ts";
-import { nowMs } from "./clock.ts";
 import type { FinishReason, GenerationEvent, GenerationTimings } from "./events.ts";
 import type { DrawnToken, Lease, Scheduler, Task } from "./scheduler.ts";
 
