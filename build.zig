@@ -1,6 +1,7 @@
 //! The task runner of the native library.
 //!
 //!   zig build [lib]      the shared library, in zig-out/lib
+//!   zig build cross      compiles the library for other machines, installs nothing
 //!   zig build check      compiles everything, runs and installs nothing
 //!   zig build test       the unit tests
 //!   zig build fuzz     the fuzzer of graph operations, in zig-out/bin
@@ -30,14 +31,24 @@ pub fn build(b: *std.Build) void {
     const fmt_step = b.step("fmt", "format the Zig sources");
     fmt_step.dependOn(&b.addFmt(.{ .paths = b.pathList(&.{ "build.zig", "zig", "ggml" }) }).step);
 
-    const ggml: Ggml = .init(b, target, ggml_path);
+    // A debug build of ggml is 50 times slower and checks nothing of ours.
+    const ggml: Ggml = .init(b, target, ggml_path, .fast);
     const core = core_module(b, target, optimize, ggml);
 
     const library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = core });
-    const install = b.addInstallArtifact(library, .{});
-    b.getInstallStep().dependOn(&install.step);
     const lib_step = b.step("lib", "build the shared library (the default)");
-    lib_step.dependOn(&install.step);
+    lib_step.dependOn(&b.addInstallArtifact(library, .{}).step);
+    lib_step.dependOn(&b.addInstallLibFile(features_file(b, target), "libstrata.features").step);
+    b.getInstallStep().dependOn(lib_step);
+
+    const cross_step = b.step("cross", "compile the library for the other machines that it supports");
+    for (cross_targets) |query| {
+        const other = b.resolveTargetQuery(query);
+        const other_ggml: Ggml = .init(b, other, ggml_path, .debug);
+        const other_core = core_module(b, other, .debug, other_ggml);
+        const other_library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = other_core });
+        cross_step.dependOn(&other_library.step);
+    }
 
     const tests = b.addTest(.{ .name = "strata-test", .root_module = core });
     const run_tests = b.addRunArtifact(tests);
@@ -81,12 +92,30 @@ pub fn build(b: *std.Build) void {
     check_step.dependOn(&fuzzer.step);
 }
 
+/// x86_64 with AVX2, which is what the field calls level 3, and the 64-bit ARM of servers and of Apple.
+const cross_targets = [_]std.Target.Query{
+    .{ .cpu_arch = .x86_64, .os_tag = .linux, .abi = .gnu, .cpu_model = .{ .explicit = &std.Target.x86.cpu.x86_64_v3 } },
+    .{ .cpu_arch = .aarch64, .os_tag = .linux, .abi = .gnu },
+    .{ .cpu_arch = .aarch64, .os_tag = .macos },
+};
+
+/// The CPU features that the library uses, for whoever loads it: it cannot be asked on a CPU that lacks one.
+fn features_file(b: *std.Build, target: std.Build.ResolvedTarget) std.Build.LazyPath {
+    const cpu = target.result.cpu;
+    var names: std.ArrayList(u8) = .empty;
+    for (cpu.arch.allFeaturesList(), 0..) |feature, index| {
+        if (!cpu.features.isEnabled(@intCast(index))) continue;
+        names.print(b.allocator, "{s}\n", .{feature.name}) catch @panic("out of memory");
+    }
+    return b.addWriteFiles().add("libstrata.features", names.items);
+}
+
 /// ggml compiled once, as a static library, and its C API as a Zig module.
 const Ggml = struct {
     library: *std.Build.Step.Compile,
     api: *std.Build.Module,
 
-    fn init(b: *std.Build, target: std.Build.ResolvedTarget, folder: []const u8) Ggml {
+    fn init(b: *std.Build, target: std.Build.ResolvedTarget, folder: []const u8, optimize: std.builtin.Optimize) Ggml {
         const root: std.Build.LazyPath = .{ .cwd_relative = folder };
         const include = root.path(b, "include");
         const source = root.path(b, "src");
@@ -94,8 +123,7 @@ const Ggml = struct {
 
         const module = b.createModule(.{
             .target = target,
-            // A debug build of ggml is 50 times slower and checks nothing of ours.
-            .optimize = .fast,
+            .optimize = optimize,
             .link_libc = true,
             .link_libcpp = true,
             .pic = true,

@@ -113,7 +113,7 @@ function readMetadata(file: NativeFile): Metadata {
 
 function decode(file: NativeFile, location: ValueLocation): MetadataValue {
   const bytes = file.read(location.offset, location.bytes);
-  if (location.type === ValueType.string) return new TextDecoder().decode(bytes);
+  if (location.type === ValueType.string) return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
   if (location.type === ValueType.array) return decodeArray(file, location, bytes);
   const numbers = decodeNumbers(location.type, bytes);
   const value = numbers?.[0];
@@ -140,7 +140,7 @@ function decodeNumbers(type: number, bytes: Uint8Array<ArrayBuffer>): NumberArra
 
 function decodeStrings(count: number, bytes: Uint8Array): string[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const utf8 = new TextDecoder();
+  const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
   const strings = new Array<string>(count);
   let offset = 0;
   for (let i = 0; i < count; i += 1) {
