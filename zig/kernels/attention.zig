@@ -1,9 +1,9 @@
 //! Attention through lists of cells: softmax(scale * q k^T) v, where the keys and values of a sequence lie in any
 //! cells of a pool, and a row of the batch sees a range of positions.
 //!
-//! Runs of rows of one sequence are worked off in tiles of queries and cells (`attention_tiles.zig`), few rows head by
-//! head (`attention_rows.zig`). Which way a row goes, and every sum on the way, depends on its own sequence only: not on
-//! the number of threads, the other sequences of the batch, or where cells lie.
+//! Runs of rows of one sequence are worked off in tiles of queries and cells (`attention_tiles.zig`), few rows head
+//! by head (`attention_rows.zig`). Which way a run goes, and every sum on the way, depends on its own sequence only: not
+//! on the number of threads, the other sequences of the batch, or where cells lie.
 
 const std = @import("std");
 const vector = @import("vector.zig");

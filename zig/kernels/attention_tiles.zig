@@ -207,12 +207,15 @@ const Block = struct {
         const args = block.args;
         const scratch = block.scratch;
         const cells = scratch.cells[0..tile.count()];
-        unpack_cells(args.k_type, args.key_head(block.kv_head), args.k_cell_bytes, cells, args.key_dim, scratch.cells_data);
+        const data = scratch.cells_data;
+        const keys = args.key_head(block.kv_head);
+        const values = args.value_head(block.kv_head);
+        unpack_cells(args.k_type, keys, args.k_cell_bytes, cells, args.key_dim, data);
         product(.keys, .{
             .rows = cells.len,
             .depth = args.key_dim,
             .vectors = block.vectors,
-            .left = scratch.cells_data,
+            .left = data,
             .left_stride = args.key_dim,
             .right = scratch.q,
             .to = scratch.scores,
@@ -221,12 +224,12 @@ const Block = struct {
         if (args.softcap != 0) block.cap_scores(cells.len);
         if (tile.edge) block.hide(tile);
         for (0..block.vectors) |v| block.soften(v, cells.len);
-        unpack_cells(args.v_type, args.value_head(block.kv_head), args.v_cell_bytes, cells, args.value_dim, scratch.cells_data);
+        unpack_cells(args.v_type, values, args.v_cell_bytes, cells, args.value_dim, data);
         product(.values, .{
             .rows = args.value_dim,
             .depth = cells.len,
             .vectors = block.vectors,
-            .left = scratch.cells_data,
+            .left = data,
             .left_stride = args.value_dim,
             .right = scratch.scores,
             .to = scratch.out,
@@ -248,8 +251,8 @@ const Block = struct {
         for (0..tile.count()) |j| {
             const cell = block.scratch.cells[j];
             // Absent cells lie outside of what any query sees.
-            const position: i32 = if (cell == no_cell) std.math.minInt(i32) else @intCast(tile.low + @as(i64, @intCast(j)));
-            const here: Positions = @splat(position);
+            const position = if (cell == no_cell) std.math.minInt(i32) else tile.low + @as(i64, @intCast(j));
+            const here: Positions = @splat(@intCast(position));
             for (0..block.vectors) |v| {
                 const at = block.scratch.scores + j * block.stride() + v * lanes;
                 const low: Positions = block.low[v * lanes ..][0..lanes].*;

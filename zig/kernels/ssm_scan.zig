@@ -1,7 +1,8 @@
 //! The selective scans of Mamba-2 (`forward`) and Mamba-1 (`forward_mamba1`), read from and written to state cells.
 //!
 //! Mamba-2, per head, with `dt = softplus(dt + dt_bias)`:
-//! `S = exp(dt * a) * S + dt * x (outer) b`, `y = S c + d * x`. Mamba-1 has its own decay for every number of the state.
+//! `S = exp(dt * a) * S + dt * x (outer) b`, `y = S c + d * x`. Mamba-1 has its own decay for every number of the
+//! state.
 //!
 //! Tokens are taken in tiles, and within a tile a few rows of the state stay in registers over all its tokens. What
 //! is computed for a token does not depend on how the tokens are cut into tiles, segments or threads: a prompt in
