@@ -14,7 +14,8 @@ const plain = (text) => text.replace(/\x1b\[[0-9;]*m/g, "");
 const number = (match) => Number(match?.[1] ?? 0);
 
 /**
- * The counts of `zig build test --summary all`. A run that ended badly without counts has failed once.
+ * The counts of `zig build test --summary all`. A run that ended badly, or ran nothing, has failed at
+ * least once.
  *
  * @param {string} said
  * @param {boolean} ok whether it ended well
@@ -58,12 +59,15 @@ export function bunCounts(said, ok) {
 }
 
 /**
+ * A runner that ran no test has not shown that anything works.
+ *
  * @param {Counts} counts
  * @param {boolean} ok
  * @returns {Counts}
  */
 function atLeastOneFailure(counts, ok) {
-  return ok || counts.failed > 0 ? counts : { ...counts, failed: 1 };
+  const ran = counts.passed + counts.failed > 0;
+  return (ok && ran) || counts.failed > 0 ? counts : { ...counts, failed: 1 };
 }
 
 /**

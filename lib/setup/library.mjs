@@ -87,7 +87,7 @@ function howFar(paths, before) {
   if (!names.has("maker")) return "Zig is compiling its build program";
   return before < pins.zig.files
     ? `${count} of about ${pins.zig.files} files compiled`
-    : `${count - before} files compiled`;
+    : `${count - before} newly compiled`;
 }
 
 /** @param {Paths} paths */

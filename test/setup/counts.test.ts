@@ -23,7 +23,12 @@ test("bun's closing lines are read, and not what a test prints", () => {
   });
 });
 
-test("a runner that ends badly without counts has failed once", () => {
+test("a runner that ran nothing, or ends badly without counts, has failed once", () => {
+  expect(zigCounts("Build Summary: 7/7 steps succeeded\ntest success\n+- run test cached", true)).toEqual({
+    passed: 0,
+    failed: 1,
+    skipped: 0,
+  });
   expect(zigCounts("error: compilation failed", false)).toEqual({ passed: 0, failed: 1, skipped: 0 });
   expect(bunCounts("Segmentation fault", false)).toEqual({ passed: 0, failed: 1, skipped: 0 });
 });
