@@ -92,6 +92,7 @@ const Planner = struct {
         if (node.view_src != null) {
             // A view of a weight was pointed there when it was made.
             if (node.buffer == null) try planner.views.append(planner.gpa, node);
+            try planner.place_leaf(base_of(node));
         } else if (node.buffer == null and !planner.offset_of.contains(node)) {
             if (planner.reusable(node, index)) |source| {
                 const offset = planner.offset_of.get(source).?;
@@ -99,8 +100,17 @@ const Planner = struct {
                 try planner.put(node, offset);
             } else try planner.place(node);
         }
-        for (node.src) |source| if (source) |s| try planner.release_after(base_of(s), index);
+        for (node.src) |source| if (source) |s| {
+            try planner.place_leaf(base_of(s));
+            try planner.release_after(base_of(s), index);
+        };
         try planner.release_after(base_of(node), index);
+    }
+
+    /// Some operations make a tensor to write into that is no node of its own.
+    fn place_leaf(planner: *Planner, base: *Tensor) error{OutOfMemory}!void {
+        if (base.op != c.GGML_OP_NONE or base.buffer != null or planner.offset_of.contains(base)) return;
+        try planner.place(base);
     }
 
     /// A source whose place the node can take over, since the node is the last to read it and reads it element by

@@ -2,6 +2,7 @@
 //! A producer waits while the ring is full, so a consumer that sleeps loses nothing.
 
 const std = @import("std");
+const builtin = @import("builtin");
 const status = @import("status.zig");
 const sync = @import("sync.zig");
 
@@ -55,7 +56,7 @@ pub const Queue = struct {
         const ring = try gpa.alloc(Event, ring_events);
         errdefer gpa.free(ring);
         var ends: [2]std.c.fd_t = undefined;
-        if (std.c.pipe2(&ends, .{ .CLOEXEC = true }) != 0) {
+        if (!open_pipe(&ends)) {
             return status.fail(error.Io, "no pipe could be opened; the process may have too many open files", .{});
         }
         return .{ .gpa = gpa, .ring = ring, .read_end = ends[0], .write_end = ends[1] };
@@ -131,6 +132,14 @@ pub const Queue = struct {
         return length;
     }
 };
+
+/// A pipe that child processes do not inherit.
+fn open_pipe(ends: *[2]std.c.fd_t) bool {
+    if (builtin.os.tag == .linux) return std.c.pipe2(ends, .{ .CLOEXEC = true }) == 0;
+    if (std.c.pipe(ends) != 0) return false;
+    for (ends) |end| _ = std.c.fcntl(end, std.c.F.SETFD, @as(c_int, std.c.FD_CLOEXEC));
+    return true;
+}
 
 pub fn now_ms() f64 {
     var time: std.c.timespec = undefined;

@@ -28,7 +28,7 @@ async function run(...args: string[]): Promise<Outcome> {
   }
   const child = Bun.spawn([program, ...args], { stdout: "pipe", stderr: "pipe", timeout: timeoutMs - 5000 });
   const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { code: child.exitCode, signal: child.signalCode, output, errors };
+  return { code: child.exitCode, signal: child.signalCode === null ? null : String(child.signalCode), output, errors };
 }
 
 /** What a failed child was doing, and what it said last. */
