@@ -155,7 +155,7 @@ export class Run {
       const { prompt, options } = this.job.generations[index] as Job["generations"][number];
       try {
         for await (const event of this.model.events(prompt, { ...options, signal })) {
-          if (signal.aborted) continue;
+          if (signal.aborted) break;
           if (event.type === "end" && event.finishReason === "cancelled") {
             throw new StrataError("cancelled", "the generation was cancelled by the host");
           }

@@ -1,8 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { APIError, OpenAI } from "openai";
 import { type RunningServer, startServerWith } from "../../lib/server/serve.ts";
 import { FakeModel, type Script } from "./fake-model.ts";
 import { chunksOf, Dig, until } from "./help.ts";
+
+// For machines that do something else besides.
+setDefaultTimeout(60_000);
 
 /** Servers that a test has started; stopped when all are done. */
 const servers: RunningServer<FakeModel>[] = [];

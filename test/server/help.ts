@@ -65,11 +65,11 @@ export function chunksOf(stream: string): { chunks: Dig[]; isDone: boolean } {
   return { chunks, isDone };
 }
 
-/** Waits until something is so, and fails after five seconds. */
+/** Waits until something is so, and fails after 30 seconds. */
 export async function until(what: string, isSo: () => boolean): Promise<void> {
-  const deadline = performance.now() + 5000;
+  const deadline = performance.now() + 30_000;
   while (!isSo()) {
-    if (performance.now() > deadline) throw new Error(`after 5 s it was still not so that ${what}`);
+    if (performance.now() > deadline) throw new Error(`after 30 s it was still not so that ${what}`);
     await Bun.sleep(2);
   }
 }

@@ -1,10 +1,13 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { Elysia } from "elysia";
 import { type Model, loadModel } from "ggstrata";
 import { strata } from "ggstrata/server";
 import { OpenAI } from "openai";
 import { chunksOf, Dig, until } from "./help.ts";
+
+// For machines that do something else besides.
+setDefaultTimeout(60_000);
 
 const root = join(import.meta.dir, "..", "..");
 const path = join(root, "models", "tiny-hybrid-q8_0.gguf");
@@ -23,10 +26,12 @@ describe("a true model", () => {
   let model: Model;
   let url: string;
   let client: OpenAI;
+  let untouched: object;
   let app: { stop(closeActive?: boolean): Promise<unknown> };
 
   beforeAll(async () => {
     model = await loadModel(path, { sequences: 4, context: 1024, kv: "f32" });
+    untouched = free();
     const chatTemplate =
       "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
     const host = new Elysia().use(strata({ model, chatTemplate })).listen({ hostname: "127.0.0.1", port: 0 });
@@ -39,6 +44,12 @@ describe("a true model", () => {
     await app.stop(true);
     await model.dispose();
   });
+
+  /** What of the memory is free. */
+  function free(): object {
+    const { freeBlocks, freeCells } = model.counters();
+    return { freeBlocks, freeCells };
+  }
 
   function complete(prompt: string, more: object = {}): Promise<OpenAI.Completion> {
     return client.completions.create({ model: "tiny", prompt, temperature: 0, max_tokens: 24, ...more });
@@ -58,8 +69,8 @@ describe("a true model", () => {
     expect(together.map(({ choices }) => choices[0]?.text)).toEqual(alone);
     expect(alone[0]).toBe(await directly(prompts[0] as string));
     expect(together[0]?.usage?.completion_tokens).toBe(24);
-    // Eight generations of 24 tokens in steps of up to four sequences: far fewer steps than tokens.
-    expect(model.counters().steps - steps).toBeLessThan(8 * 24);
+    // 192 tokens, in steps of four sequences: two rounds of 24, and a few where one joins or leaves.
+    expect(model.counters().steps - steps).toBeLessThan(80);
   });
 
   test("a stream's text is the whole answer's", async () => {
@@ -126,20 +137,15 @@ describe("a true model", () => {
   });
 
   test("clients that leave free their sequences and cells", async () => {
-    const free = (): object => {
-      const { freeBlocks, freeCells } = model.counters();
-      return { freeBlocks, freeCells };
-    };
-    const before = free();
     const readers = prompts.slice(0, 4).map(async (prompt) => {
       const request = { model: "tiny", prompt, max_tokens: 900, ignore_eos: true, stream: true } as const;
       const stream = await client.completions.create(request);
       let count = 0;
       for await (const _ of stream) if ((count += 1) === 5) break;
-      expect(free()).not.toEqual(before);
+      expect(free()).not.toEqual(untouched);
     });
     await Promise.all(readers);
-    await until("all of it is free again", () => Bun.deepEquals(free(), before));
+    await until("all of it is free again", () => Bun.deepEquals(free(), untouched));
     expect((await complete("Once")).choices[0]?.text).toBe(await directly("Once"));
   });
 });

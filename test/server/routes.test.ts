@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Elysia } from "elysia";
 import { StrataError } from "../../lib/errors.ts";
 import { strata } from "../../lib/server/plugin.ts";
 import type { ModelState } from "../../lib/server/service.ts";
 import { FakeModel } from "./fake-model.ts";
 import { appOf, chunksOf, Dig, get, post, send, until } from "./help.ts";
+
+// For machines that do something else besides.
+setDefaultTimeout(60_000);
 
 const hello = { messages: [{ role: "user", content: "Hi" }] };
 
@@ -64,12 +67,12 @@ describe("chat completions", () => {
   });
 
   test("the head and the role come before any computing", async () => {
-    const app = appOf({ model: new FakeModel({ delayMs: 300 }) });
+    const app = appOf({ model: new FakeModel({ delayMs: 5000 }) });
     const start = performance.now();
     const response = await send(app, "/v1/chat/completions", { ...hello, stream: true, max_tokens: 1 });
     const reader = (response.body as ReadableStream<Uint8Array>).getReader();
     const first = new TextDecoder().decode((await reader.read()).value);
-    expect(performance.now() - start).toBeLessThan(200);
+    expect(performance.now() - start).toBeLessThan(4000);
     expect(chunksOf(first).chunks[0]?.at("choices", 0, "delta", "role")).toBe("assistant");
     await reader.cancel();
   });

@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Elysia } from "elysia";
 import { StrataError } from "../../lib/errors.ts";
 import { strata } from "../../lib/server/plugin.ts";
 import { startServerWith } from "../../lib/server/serve.ts";
 import { FakeModel, type Script } from "./fake-model.ts";
 import { chunksOf, Dig, until } from "./help.ts";
+
+// For machines that do something else besides.
+setDefaultTimeout(60_000);
 
 const fake = "models/fake.gguf";
 
@@ -124,7 +127,7 @@ describe("stopping", () => {
     expect(isDone).toBe(false);
     expect((await whole).status).toBe(503);
     await stopped;
-    expect(performance.now() - start).toBeLessThan(2000);
+    expect(performance.now() - start).toBeLessThan(10_000);
     expect(model.runningWhenDisposed).toBe(0);
   });
 
@@ -147,7 +150,7 @@ describe("stopping", () => {
     await until("it runs", () => model.asked.length === 1);
     const start = performance.now();
     await server.stop({ limitMs: 200 });
-    expect(performance.now() - start).toBeLessThan(2000);
+    expect(performance.now() - start).toBeLessThan(10_000);
     idle.end();
   });
 });
@@ -165,7 +168,7 @@ describe("slow clients", () => {
     expect(chunksOf(streamed).isDone).toBe(true);
     expect(new Dig(whole).at("choices", 0, "text")).toBe("a");
     await host.stop(true);
-  }, 30_000);
+  });
 
   test("one that reads nothing holds no sequence, and gets all of it later", async () => {
     const { server, model } = await serve({ says: "x".repeat(20_000), context: 99_999, sequences: 1 });
