@@ -86,7 +86,11 @@ export class Generation implements Task {
       return;
     }
     let lease: Lease | undefined;
-    const cancel = () => this.finish("cancelled");
+    // Whoever reads the events may be elsewhere; the computing ends now.
+    const cancel = () => {
+      this.finish("cancelled");
+      lease?.end();
+    };
     try {
       this.createSampler();
       this.times.started = nowMs();
