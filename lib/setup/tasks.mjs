@@ -113,6 +113,7 @@ function runEnvironment(paths, bun, extra = {}) {
   return {
     STRATA_CACHE: paths.cache,
     STRATA_ZIG: findZig(paths).path,
+    STRATA_GGML: paths.ggml,
     STRATA_NODE: node ?? "node",
     ...zigEnvironment(paths),
     PATH: `${dirname(bun)}:${process.env["PATH"] ?? ""}`,
