@@ -1,7 +1,6 @@
 import { openModelFile, StrataError } from "../index.ts";
 import { defineCommand } from "./command.ts";
 import { Conversation } from "./conversation.ts";
-import { counted } from "./format.ts";
 import { figures } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { StreamLines, TerminalLines, type LineSource } from "./line-source.ts";
@@ -51,7 +50,7 @@ export class ChatSession {
     while (!this.isLeft) {
       const message = await this.nextMessage();
       if (message === undefined) break;
-      if (message.startsWith("/")) await this.obey(message.trim());
+      if (/^\/[a-z]+\s*$/i.test(message)) await this.obey(message.trim().toLowerCase());
       else if (message.trim() !== "") await this.answer(message);
     }
     if (!this.isScript) await this.output.note("");
@@ -99,7 +98,9 @@ export class ChatSession {
     const { output } = this;
     using progress = new Progress(output);
     const answer = await this.conversation.ask(question, signal, {
-      onPrefill: (done, total) => progress.update(`Reading: ${done} of ${counted(total, "token")}`),
+      onPrefill: (done, total) => {
+        if (done < total) progress.update(`Reading: ${done} of ${total} tokens`);
+      },
       onText: async (text) => {
         progress.clear();
         await output.write(text);

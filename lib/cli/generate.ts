@@ -94,7 +94,9 @@ async function show(events: AsyncIterable<GenerationEvent>, loadMs: number, outp
   let seed = 0;
   const generated = await collect(events, loadMs, {
     onSeed: (drawn) => (seed = drawn),
-    onPrefill: (done, total) => progress.update(`Reading the prompt: ${done} of ${counted(total, "token")}`),
+    onPrefill: (done, total) => {
+      if (done < total) progress.update(`Reading the prompt: ${done} of ${total} tokens`);
+    },
     onText: async (text) => {
       progress.clear();
       if (!output.json) await output.write(text);

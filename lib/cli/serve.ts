@@ -1,3 +1,4 @@
+import { StrataError } from "../errors.ts";
 import { startServer } from "../server/index.ts";
 import { defineCommand } from "./command.ts";
 import { openPlugins } from "./open.ts";
@@ -70,10 +71,13 @@ JSON: {"url": "http://127.0.0.1:8080"}, as soon as it listens
     const ended = firstSignal();
     try {
       if (output.json) await output.document({ url: server.url });
-      // A model that cannot be loaded ends the command.
       await Promise.race([ended, server.ready]);
       await ended;
       await output.note("strata: ending; what runs is finished first");
+    } catch (error) {
+      // A model that cannot be loaded ends the command; the server's log has said why.
+      if (!(error instanceof StrataError) || values.debug) throw error;
+      return 1;
     } finally {
       await server.stop();
     }
