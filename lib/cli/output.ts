@@ -90,14 +90,20 @@ const repeat_ms = 5000;
  * a line now and then for what takes longer than a second.
  */
 export class Progress implements Disposable {
-  private readonly start_ms = performance.now();
+  private readonly start_ms: number;
   private shown_ms = -Infinity;
   private isShown = false;
 
-  constructor(private readonly output: Output) {}
+  /** @param now the time in milliseconds */
+  constructor(
+    private readonly output: Output,
+    private readonly now = (): number => performance.now(),
+  ) {
+    this.start_ms = now();
+  }
 
   update(text: string): void {
-    const now = performance.now();
+    const now = this.now();
     const isWatched = this.output.isWatched;
     if (now - this.shown_ms < (isWatched ? redraw_ms : repeat_ms)) return;
     if (now - this.start_ms < (isWatched ? redraw_ms : silence_ms)) return;

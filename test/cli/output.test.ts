@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { defineCommand } from "../../lib/cli/command.ts";
-import { OutputClosed, Progress } from "../../lib/cli/output.ts";
+import { OutputClosed, Progress, type Output } from "../../lib/cli/output.ts";
 import { UsageError } from "../../lib/cli/usage.ts";
 import { StrataError } from "../../lib/errors.ts";
 import { keptOutput } from "./streams.ts";
@@ -49,30 +49,38 @@ describe("the output", () => {
 });
 
 describe("progress", () => {
-  test("redraws a line that a person watches, and erases it", async () => {
+  function progressOf(output: Output) {
+    const clock = { ms: 0 };
+    return { clock, progress: new Progress(output, () => clock.ms) };
+  }
+
+  test("redraws a line that a person watches, and erases it", () => {
     const { output, stderr } = keptOutput({ isWatched: true });
-    const progress = new Progress(output);
-    progress.update("too early");
-    await Bun.sleep(120);
-    progress.update("first");
-    progress.update("too soon");
-    await Bun.sleep(120);
-    progress.update("second");
+    const { clock, progress } = progressOf(output);
+    for (const [ms, text] of [
+      [0, "too early"],
+      [99, "still"],
+      [100, "first"],
+      [199, "too soon"],
+      [200, "second"],
+    ] as const) {
+      clock.ms = ms;
+      progress.update(text);
+    }
     progress.clear();
     progress.clear();
     expect(stderr.text).toBe("\r\x1b[Kfirst\r\x1b[Ksecond\r\x1b[K");
   });
 
-  test("says nothing of what is quick where nobody watches", async () => {
+  test("is a line now and then of what takes long, where nobody watches", () => {
     const { output, stderr } = keptOutput();
-    using progress = new Progress(output);
-    await Bun.sleep(120);
-    progress.update("early");
-    expect(stderr.text).toBe("");
-    await Bun.sleep(900);
-    progress.update("late");
-    progress.update("again");
-    expect(stderr.text).toBe("late\n");
+    const { clock, progress } = progressOf(output);
+    for (const ms of [0, 999, 1000, 5999, 6000]) {
+      clock.ms = ms;
+      progress.update(`at ${ms}`);
+    }
+    progress.clear();
+    expect(stderr.text).toBe("at 1000\nat 6000\n");
   });
 });
 
