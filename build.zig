@@ -52,6 +52,8 @@ pub fn build(b: *std.Build) void {
 
     const tests = b.addTest(.{ .name = "strata-test", .root_module = core });
     const run_tests = b.addRunArtifact(tests);
+    // Whoever counts the tests wants to see them run, also when nothing has changed.
+    run_tests.has_side_effects = true;
     const test_step = b.step("test", "run the unit tests");
     test_step.dependOn(&run_tests.step);
 
@@ -162,7 +164,7 @@ const Ggml = struct {
     ) void {
         for (files) |file| {
             const is_c = std.mem.endsWith(u8, file, ".c");
-            const flags = if (is_c) ggml_sources.c_flags(os) else ggml_sources.cpp_flags(os);
+            const flags = if (is_c) ggml_sources.c_flags(os, file) else ggml_sources.cpp_flags(os);
             module.addCSourceFiles(.{ .root = root, .files = &.{file}, .flags = flags });
         }
     }

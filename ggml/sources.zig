@@ -38,6 +38,9 @@ pub const cpu = [_][]const u8{
 pub const cpu_x86 = [_][]const u8{ "ggml-cpu/arch/x86/quants.c", "ggml-cpu/arch/x86/repack.cpp" };
 pub const cpu_arm = [_][]const u8{ "ggml-cpu/arch/arm/quants.c", "ggml-cpu/arch/arm/repack.cpp" };
 
+/// The file whose threads wait for each other; it is compiled with relax.h before it.
+pub const thread_pool = "ggml-cpu/ggml-cpu.c";
+
 const flags_common = [_][]const u8{
     "-DNDEBUG",
     "-DGGML_USE_CPU",
@@ -51,7 +54,10 @@ const flags_common = [_][]const u8{
 const flags_linux = flags_common ++ [_][]const u8{"-D_GNU_SOURCE"};
 const flags_macos = flags_common ++ [_][]const u8{"-D_DARWIN_C_SOURCE"};
 
-pub fn c_flags(os: std.Target.Os.Tag) []const []const u8 {
+const relax = [_][]const u8{ "-std=c11", "-include", "ggml/relax.h" };
+
+pub fn c_flags(os: std.Target.Os.Tag, file: []const u8) []const []const u8 {
+    if (std.mem.eql(u8, file, thread_pool)) return if (os == .macos) &(flags_macos ++ relax) else &(flags_linux ++ relax);
     return if (os == .macos) &(flags_macos ++ .{"-std=c11"}) else &(flags_linux ++ .{"-std=c11"});
 }
 
