@@ -44,6 +44,12 @@ export const environmentVariables = [
     audience: "developers",
   },
   {
+    name: "STRATA_GGML",
+    meaning: "the folder of ggml's source that tests build with, set by `npm test`",
+    default: "none",
+    audience: "developers",
+  },
+  {
     name: "STRATA_NODE",
     meaning: "the Node that tests run libllama under, set by `npm test`",
     default: "none",

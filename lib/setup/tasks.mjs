@@ -92,7 +92,7 @@ async function runTests(args, env) {
     process.stderr.write(`${name}: ${countsLine(counts)}, in ${seconds(Date.now() - start_ms)}\n`);
   };
   if (args.length === 0) {
-    await run("Native tests", zig, ["build", "test", "--summary", "all", `-Dggml=${paths.ggml}`], zigCounts);
+    await run("Native tests", zig, ["build", "test", "fuzz", "--summary", "all", `-Dggml=${paths.ggml}`], zigCounts);
   }
   // Bun's own limit of 5 s is for tests without models.
   await run("Tests", bun, ["test", "--timeout", "120000", ...args], bunCounts);

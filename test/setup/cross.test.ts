@@ -1,11 +1,12 @@
 import { expect, test } from "bun:test";
 import { resolve } from "node:path";
+import { readEnvironment } from "../../lib/environment.ts";
 
 const root = resolve(import.meta.dir, "../..");
 
 test("the library compiles for x86_64 and aarch64 Linux and aarch64 macOS", async () => {
-  const zig = process.env["STRATA_ZIG"] ?? "zig";
-  const ggml = process.env["STRATA_GGML"];
+  const zig = readEnvironment("STRATA_ZIG") ?? "zig";
+  const ggml = readEnvironment("STRATA_GGML");
   const child = Bun.spawn([zig, "build", "cross", "--color", "off", ...(ggml === undefined ? [] : [`-Dggml=${ggml}`])], {
     cwd: root,
     stdout: "pipe",
