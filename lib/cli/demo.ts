@@ -15,7 +15,7 @@ const length = 120;
 const sampling = { temperature: 0.8, topK: 40, topP: 0.95, repetitionPenalty: 1.1, seed: 1 };
 
 function modelPath(): string {
-  const path = resolve(import.meta.dir, "../../models/tiny-hybrid-q8_0.gguf");
+  const path = resolve(import.meta.dir, "../../test/fixtures/tiny-hybrid/model.gguf");
   if (existsSync(path)) return path;
   throw new StrataError(
     "not_found",

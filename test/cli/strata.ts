@@ -4,7 +4,7 @@ import { checkout } from "../../lib/setup/paths.mjs";
 import { keptOutput } from "./streams.ts";
 
 /** The model that comes with the repository. */
-export const tinyHybrid = join(checkout, "models", "tiny-hybrid-q8_0.gguf");
+export const tinyHybrid = join(checkout, "test/fixtures/tiny-hybrid/model.gguf");
 
 /** The command as a person runs it. */
 export const strataCommand = [process.execPath, join(checkout, "lib", "cli", "main.ts")];

@@ -10,7 +10,7 @@ import { chunksOf, Dig, until } from "./help.ts";
 setDefaultTimeout(60_000);
 
 const root = join(import.meta.dir, "..", "..");
-const path = join(root, "models", "tiny-hybrid-q8_0.gguf");
+const path = join(root, "test/fixtures/tiny-hybrid/model.gguf");
 const prompts = [
   "Once upon a time",
   "The old king",

@@ -6,7 +6,7 @@ import { checkout, pathsOf } from "../../lib/setup/paths.mjs";
 
 /** The model files whose tokenizers are compared with libllama's: each kind and pre-tokenizer that they use. */
 export const modelFiles = {
-  tinyHybrid: join(checkout, "models", "tiny-hybrid-q8_0.gguf"),
+  tinyHybrid: join(checkout, "test/fixtures/tiny-hybrid/model.gguf"),
   fixture: join(checkout, "test", "fixtures", "llama", "model.gguf"),
   smollm: join(pathsOf().models, "SmolLM2-135M-Instruct.Q4_1.gguf"),
   gemma: join(pathsOf().models, "gemma-3-270m-q4_k_m.gguf"),
