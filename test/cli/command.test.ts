@@ -95,28 +95,43 @@ describe("tokens", () => {
   });
 });
 
-test("perplexity is that of the SDK's logits", async () => {
-  const words = "The old king was very angry, and he said to his son that the castle must be built again. ";
-  const path = join(folder, "text.txt");
-  await writeFile(path, words.repeat(4));
-  await using model = await loadModel(tinyHybrid, { context: 16, kv: "f32" });
-  expect(model.tokenizer.addBos).toBe(false);
-  const tokens = model.tokenizer.encode(words.repeat(4));
-  let loss = 0;
-  let count = 0;
-  for (let start = 0; start + 16 <= tokens.length; start += 16) {
-    const part = tokens.slice(start, start + 16);
-    for await (const { position, logits } of model.logits(part)) {
-      if (position < 8 || position === 15) continue;
-      const sum = logits.reduce((total, logit) => total + Math.exp(logit), 0);
-      loss += Math.log(sum) - (logits[part[position + 1] ?? NaN] ?? NaN);
-      count += 1;
+describe("perplexity is that of the SDK's logits", () => {
+  const words = "The old king was very angry, and he said to his son that the castle must be built again. ".repeat(4);
+  const window = 16;
+
+  async function expected(path: string): Promise<{ perplexity: number; tokens: number; addBos: boolean }> {
+    await using model = await loadModel(path, { context: window, kv: "f32" });
+    const { addBos, bos = NaN } = model.tokenizer;
+    const tokens = model.tokenizer.encode(words);
+    let loss = 0;
+    let count = 0;
+    for (let start = 0; start + window <= tokens.length; start += window) {
+      const part = tokens.slice(start, start + window);
+      if (addBos) part[0] = bos;
+      for await (const { position, logits } of model.logits(part)) {
+        if (position < window / 2 || position === window - 1) continue;
+        const sum = logits.reduce((total, logit) => total + Math.exp(logit), 0);
+        loss += Math.log(sum) - (logits[part[position + 1] ?? NaN] ?? NaN);
+        count += 1;
+      }
     }
+    return { perplexity: Math.exp(loss / count), tokens: count, addBos };
   }
-  const measured = documentOf(await strata(["perplexity", "-m", tinyHybrid, "-f", path, "--ctx", "16", "--json"]));
-  expect(measured).toEqual({ perplexity: expect.closeTo(Math.exp(loss / count), 4), tokens: count });
-  const said = await strata(["perplexity", "-m", tinyHybrid, "-f", "-", "--ctx", "16"], words.repeat(4));
-  expect(said.stdout).toMatch(new RegExp(`^perplexity \\d+\\.\\d{4} over ${count} tokens\n$`));
+
+  test.each([
+    ["without BOS", tinyHybrid, false],
+    ["with BOS", join(import.meta.dir, "../fixtures/gemma3/model.gguf"), true],
+  ] as const)("%s", async (_, model, addsBos) => {
+    const { perplexity, tokens, addBos } = await expected(model);
+    expect(addBos).toBe(addsBos);
+    const path = join(folder, "text.txt");
+    await writeFile(path, words);
+    const args = ["perplexity", "-m", model, "--ctx", String(window)];
+    const measured = documentOf(await strata([...args, "-f", path, "--json"]));
+    expect(measured).toEqual({ perplexity: expect.closeTo(perplexity, 4), tokens });
+    const said = await strata([...args, "-f", "-"], words);
+    expect(said.stdout).toMatch(new RegExp(`^perplexity \\d+\\.\\d{4} over ${tokens} tokens\n$`));
+  });
 });
 
 test("logits are the same in chunks of any size", async () => {
@@ -183,7 +198,7 @@ test("bench gives every sample and the median", async () => {
   const args = ["bench", "-m", tinyHybrid, "--pp", "24", "--tg", "4", "--reps", "3", "--threads", "1"];
   type Speeds = { tokens: number; samples: number[]; median: number };
   const { prefill, decode, ...rest } = documentOf(await strata([...args, "--json"])) as Record<string, Speeds>;
-  expect(rest).toEqual({ model: "tiny-hybrid-q8_0.gguf", threads: 1 } as unknown as Record<string, Speeds>);
+  expect(rest).toEqual({ model: "model.gguf", threads: 1 } as unknown as Record<string, Speeds>);
   for (const [speeds, tokens] of [
     [prefill, 24],
     [decode, 4],
