@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadModel } from "../../lib/index.ts";
+import { withEntry } from "./gguf.ts";
 import { strata, strataCommand, tinyHybrid, type Ended } from "./strata.ts";
 
 const prompt = "The old king was";
@@ -118,15 +119,9 @@ describe("perplexity is that of the SDK's logits", () => {
     return { perplexity: Math.exp(loss / count), tokens: count, addBos };
   }
 
-  /** The model as a file that asks for BOS: the byte behind the key and its type is set. */
   async function withBos(): Promise<string> {
-    const bytes = await readFile(tinyHybrid);
-    const key = "tokenizer.ggml.add_bos_token";
-    const value = bytes.indexOf(key) + key.length + 4;
-    expect(bytes[value]).toBe(0);
-    bytes[value] = 1;
     const path = join(folder, "with-bos.gguf");
-    await writeFile(path, bytes);
+    await writeFile(path, withEntry(await readFile(tinyHybrid), "tokenizer.ggml.add_bos_token", true));
     return path;
   }
 

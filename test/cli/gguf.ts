@@ -1,12 +1,13 @@
 /**
- * A GGUF file with one more string in its metadata. Tensor offsets count from the end of the header, so the header
+ * A GGUF file with one more entry in its metadata. Tensor offsets count from the end of the header, so the header
  * grows and what follows it moves.
  */
-export function withString(file: Uint8Array, key: string, value: string): Uint8Array {
+export function withEntry(file: Uint8Array, key: string, value: string | boolean): Uint8Array {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const reader = new Reader(view);
   const end = reader.headerEnd();
-  const entry = concatenated([text(key), number32(stringType), text(value)]);
+  const typed = typeof value === "string" ? [number32(stringType), text(value)] : [number32(boolType), bool(value)];
+  const entry = concatenated([text(key), ...typed]);
   const header = concatenated([file.subarray(0, firstEntry), entry, file.subarray(firstEntry, end)]);
   new DataView(header.buffer).setBigUint64(16, view.getBigUint64(16, true) + 1n, true);
   const { alignment } = reader;
@@ -16,6 +17,7 @@ export function withString(file: Uint8Array, key: string, value: string): Uint8A
 
 /** Behind magic, version, and the counts of tensors and of metadata. */
 const firstEntry = 24;
+const boolType = 7;
 const stringType = 8;
 const arrayType = 9;
 const widths: Readonly<Record<number, number>> = {
@@ -93,6 +95,10 @@ function text(value: string): Uint8Array {
   const length = new Uint8Array(8);
   new DataView(length.buffer).setBigUint64(0, BigInt(bytes.length), true);
   return concatenated([length, bytes]);
+}
+
+function bool(value: boolean): Uint8Array {
+  return Uint8Array.of(value ? 1 : 0);
 }
 
 function number32(value: number): Uint8Array {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { withString } from "./gguf.ts";
+import { withEntry } from "./gguf.ts";
 import { strata, strataCommand, tinyHybrid } from "./strata.ts";
 
 const template =
@@ -13,7 +13,7 @@ let chatModel = "";
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "strata-chat-"));
   chatModel = join(folder, "chat.gguf");
-  await writeFile(chatModel, withString(await readFile(tinyHybrid), "tokenizer.chat_template", template));
+  await writeFile(chatModel, withEntry(await readFile(tinyHybrid), "tokenizer.chat_template", template));
 });
 afterAll(() => rm(folder, { recursive: true }));
 
