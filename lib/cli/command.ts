@@ -86,7 +86,7 @@ function sentenceOf(error: unknown, isDebugging: boolean): string {
   if (error instanceof StrataError) return `strata: ${message}`;
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOSPC") return "strata: the output cannot be written (the disk is full)";
-  const kind = error instanceof Error ? error.name : "an error";
+  const kind = error instanceof Error ? error.name : "error";
   return `strata: unexpected ${kind}: ${message}${isDebugging ? "" : " (run again with --debug to see where)"}`;
 }
 

@@ -90,7 +90,7 @@ describe("a command that fails", () => {
     ["by wrong usage", new UsageError("-n is odd"), 2, "strata fail: -n is odd (see strata fail --help)\n"],
     ["by surprise", new TypeError("oh"), 1, "strata: unexpected TypeError: oh (run again with --debug to see where)\n"],
     ["for want of room", broken("ENOSPC"), 1, "strata: the output cannot be written (the disk is full)\n"],
-    ["with no error", "oh", 1, "strata: unexpected an error: oh (run again with --debug to see where)\n"],
+    ["with no error", "oh", 1, "strata: unexpected error: oh (run again with --debug to see where)\n"],
     ["since nobody reads", new OutputClosed("closed"), 0, ""],
   ])("says why in one line: %s", async (_, error, code, line) => {
     const { output, stdout, stderr } = keptOutput();
