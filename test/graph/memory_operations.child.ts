@@ -1,0 +1,170 @@
+import { resolve } from "node:path";
+import { StrataError } from "ggstrata";
+import { NativeEngine, type LoweredMemory } from "../../lib/native/engine.ts";
+import { NativeFile } from "../../lib/native/file.ts";
+import { NativeGraph, type TensorFacts } from "../../lib/native/graph.ts";
+import { NativeModel } from "../../lib/native/model.ts";
+import { randomNumbers } from "../text/lines.ts";
+
+/**
+ * Builds and runs graphs whose memory operations get nearly fitting operands: `SEED COUNT`. Prints each case's number
+ * before it begins, and how many were computed and refused at the end.
+ */
+const [seed = 1, count = 100] = process.argv.slice(2).map(Number);
+
+const f32 = 0;
+const attention = { kind: "attention", layer: 0, extent: "all", window: 0, keyType: f32, valueType: f32 } as const;
+const memories: readonly LoweredMemory[] = [
+  { ...attention, heads: 2, keyDim: 8, valueDim: 8 },
+  { ...attention, layer: 1, heads: 1, keyDim: 16, valueDim: 4, extent: "sliding", window: 3 },
+  { ...attention, layer: 2, heads: 2, keyDim: 32, valueDim: 32, keyType: 8, valueType: 2 },
+  { kind: "recurrent", layer: 3, states: [16 * 3, 8 * 4 * 4] },
+  { kind: "shared", layer: 4, from: 0, of: "attention" },
+  { kind: "recurrent", layer: 5, states: [7] },
+];
+
+const file = new NativeFile(resolve(import.meta.dir, "../fixtures/llama/model.gguf"));
+const names = file.tensors().map((tensor) => tensor.name);
+const model = new NativeModel(file, 2);
+const embedding = model.weight(names.indexOf("token_embd.weight"), "elements");
+const head = model.weight(names.indexOf("output.weight"), "product");
+await model.load();
+const vocabulary = 384;
+const width = 64;
+const config = { threads: 1, sequences: 2, context: 64, batch: 8, vocabulary, poll: 0 };
+const engine = new NativeEngine(model, memories, config);
+
+let computed = 0;
+let refused = 0;
+for (let i = 0; i < count; i += 1) {
+  process.stderr.write(`case ${i}\n`);
+  if (await runCase(i)) computed += 1;
+  else refused += 1;
+}
+console.log(JSON.stringify({ computed, refused }));
+await engine.close();
+
+async function runCase(i: number): Promise<boolean> {
+  const random = randomNumbers(seed * 1_000_003 + i);
+  const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T;
+  const rows = pick([1, 2, 5, 8]);
+  const graph = new NativeGraph(engine, rows, 1, 512);
+  let isFinished = false;
+  try {
+    const x = graph.operation("get_rows", [graph.weight(embedding).number, graph.input("tokens").number], [], []);
+    /** A tensor cut out of the rows, mostly of the wanted shape. */
+    const tensor = (...shape: number[]): number => {
+      const wanted = random() < 0.95 ? shape : shape.map((n) => pick([n, n, 1, n + 1, 2 * n]));
+      const [n0 = 1, n1 = 1, n2 = 1] = wanted;
+      const repeated = graph.operation("repeat_4d", [x.number], [width * 4, rows * 4, 4, 1], []);
+      const nb = (n: number) => (random() < 0.7 ? n : n + 4 * pick([0, 1, 2]));
+      const nb1 = nb(4 * n0);
+      const nb2 = nb(nb1 * n1);
+      const view = graph.operation(
+        "view",
+        [repeated.number],
+        [n0, n1, n2, 1, nb1, nb2, nb2 * n2, 4 * pick([0, 0, 1, 3])],
+        [],
+      );
+      const choice = random();
+      if (choice < 0.02) return graph.operation("cast", [view.number], [1], []).number;
+      if (choice < 0.5) return graph.operation("cont", [view.number], [], []).number;
+      if (choice < 0.53)
+        return graph.operation(
+          "permute",
+          [view.number],
+          pick([
+            [0, 2, 1, 3],
+            [1, 0, 2, 3],
+          ]),
+          [],
+        ).number;
+      return view.number;
+    };
+    const memory = pick([-1, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6]);
+    applyOne(graph, memory, rows, pick, tensor);
+    const last = graph.operation("view", [x.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
+    const logits = graph.operation("mul_mat", [graph.weight(head).number, last.number], [], []);
+    graph.finish(logits.number);
+    isFinished = true;
+    await compute(rows, random);
+    engine.dropGraph(rows, 1);
+    return true;
+  } catch (error) {
+    if (!(error instanceof StrataError) || error.message === "") throw error;
+    if (isFinished) engine.dropGraph(rows, 1);
+    else graph.abandon();
+    return false;
+  }
+}
+
+/** One operation on a memory that mostly suits it, with operands that mostly fit. */
+function applyOne(
+  graph: NativeGraph,
+  memory: number,
+  rows: number,
+  pick: <T>(list: readonly T[]) => T,
+  tensor: (...shape: number[]) => number,
+): TensorFacts {
+  const rarely = <T>(usual: T, others: readonly T[]): T => (pick([...Array(24).keys()]) === 0 ? pick(others) : usual);
+  const operation = rarely(memory === 3 ? pick(["convolve", "scan"]) : "attend", ["attend", "convolve", "scan"]);
+  switch (operation) {
+    case "attend": {
+      const heads = [
+        [2, 8, 8],
+        [1, 16, 4],
+        [2, 32, 32],
+        [2, 8, 8],
+        [2, 8, 8],
+      ] as const;
+      const [kvHeads, keyDim, valueDim] = rarely(heads[memory] ?? heads[0], heads);
+      const reads = pick([false, false, true]);
+      const keys = reads ? -1 : tensor(keyDim, kvHeads, rows);
+      const values = reads ? rarely(-1, [0]) : tensor(valueDim, kvHeads, rows);
+      const queries = tensor(keyDim, kvHeads * pick([1, 2, 3]), rows);
+      const scale = rarely(0.3, [0, -1, Number.NaN, Infinity]);
+      return graph.attend(memory, queries, keys, values, scale, rarely(0, [5, -2, Number.NaN]));
+    }
+    case "convolve": {
+      const [taps, channels] = rarely(
+        [4, 16],
+        [
+          [2, 7],
+          [9, 16],
+          [1, 7],
+          [4, 17],
+        ],
+      );
+      const bias = pick([true, false]) ? tensor(channels as number) : -1;
+      const x = tensor(channels as number, rows);
+      const weight = tensor(taps as number, channels as number);
+      return graph.convolve(memory, rarely(0, [1, 2, -1]), x, weight, bias, pick([true, false]));
+    }
+    default: {
+      const shape = { headDim: 4, heads: 4, groups: pick([1, 2, 4]), stateSize: 8 };
+      const odd = { ...shape, [pick(["headDim", "heads", "groups", "stateSize"])]: pick([0, -1, 3, 1024]) };
+      const { headDim, heads, groups, stateSize } = rarely(shape, [odd]);
+      const operands = {
+        memory,
+        state: rarely(1, [0, 5, -1]),
+        x: tensor(headDim * heads, rows),
+        dt: tensor(heads, rows),
+        dtBias: tensor(heads),
+        a: tensor(1, heads),
+        b: tensor(stateSize * groups, rows),
+        c: tensor(stateSize * groups, rows),
+        d: tensor(1, heads),
+      };
+      return graph.scan(operands, { headDim, heads, groups, stateSize });
+    }
+  }
+}
+
+async function compute(rows: number, random: () => number): Promise<void> {
+  for (let step = 0; step < 3; step += 1) {
+    const sequence = Math.floor(random() * 2);
+    if (engine.bounds(sequence).end + rows > config.context) engine.clear(sequence);
+    const tokens = Array.from({ length: rows }, () => Math.floor(random() * vocabulary));
+    await engine.submit([{ sequence, tokens, logits: "last" }]).done;
+  }
+}
