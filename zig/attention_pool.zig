@@ -176,10 +176,13 @@ pub const AttentionPool = struct {
         lacking: i64 = 0,
         ends: []i32,
         owned_from: []i32,
+        /// Sequences of earlier runs that leave a shared last block to its other owners.
+        copied: std.ArrayList(u32) = .empty,
 
         pub fn deinit(estimate: *Estimate, gpa: std.mem.Allocator) void {
             gpa.free(estimate.ends);
             gpa.free(estimate.owned_from);
+            estimate.copied.deinit(gpa);
         }
     };
 
@@ -187,11 +190,17 @@ pub const AttentionPool = struct {
         const ends = try gpa.alloc(i32, pool.sequences.len);
         errdefer gpa.free(ends);
         const starts = try gpa.alloc(i32, pool.sequences.len);
+        errdefer gpa.free(starts);
         for (pool.sequences, ends, starts) |s, *end, *start| {
             end.* = s.end;
             start.* = s.start;
         }
-        return .{ .free = pool.blocks.free_count, .ends = ends, .owned_from = starts };
+        return .{
+            .free = pool.blocks.free_count,
+            .ends = ends,
+            .owned_from = starts,
+            .copied = try .initCapacity(gpa, pool.sequences.len),
+        };
     }
 
     /// Adds one sub-batch to the estimate.
@@ -202,7 +211,10 @@ pub const AttentionPool = struct {
             const count: i32 = @intCast(run.count);
             var needed = blocks_between(estimate.owned_from[run.sequence], end + count) -
                 blocks_between(estimate.owned_from[run.sequence], end);
-            if (end == s.end and pool.tail_is_shared(s)) needed += 1;
+            if (end == s.end and pool.copies_tail(estimate, s)) {
+                estimate.copied.appendAssumeCapacity(run.sequence);
+                needed += 1;
+            }
             estimate.free -= needed;
             estimate.ends[run.sequence] = end + count;
         }
@@ -220,6 +232,15 @@ pub const AttentionPool = struct {
             }
             estimate.owned_from[run.sequence] = start + whole * block_cells;
         }
+    }
+
+    /// Whether a sequence must copy its last block to write on: others own it too, that have not copied it before.
+    fn copies_tail(pool: *const AttentionPool, estimate: *const Estimate, s: *const Sequence) bool {
+        if (!pool.tail_is_shared(s)) return false;
+        const tail = s.list.getLast();
+        var owners = pool.blocks.references[tail];
+        for (estimate.copied.items) |other| owners -= @intFromBool(pool.sequences[other].list.getLast() == tail);
+        return owners > 1;
     }
 
     fn blocks_between(start: i32, end: i32) i32 {
@@ -352,7 +373,7 @@ pub const AttentionPool = struct {
         _ = plan;
         for (runs) |run| {
             const s = &pool.sequences[run.sequence];
-            if (run.first_position == s.min) pool.clear(run.sequence) else pool.truncate(s, run.first_position);
+            if (run.first_position == 0) pool.clear(run.sequence) else pool.truncate(s, run.first_position);
         }
     }
 };
@@ -399,6 +420,27 @@ test "a sequence grows block by block, and what is shared is copied before it is
     try testing.expectEqual(total, pool.blocks.free_count);
 }
 
+test "of two that share their last block, one copies it" {
+    var pool: AttentionPool = try .init(testing.allocator, .{
+        .extent = .all,
+        .window = 0,
+        .sequences = 2,
+        .context = block_cells,
+        .batch = block_cells,
+    });
+    defer pool.deinit();
+    var plan: AttentionPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    try test_step(&pool, &plan, &.{.{ .sequence = 0, .first_row = 0, .count = 10, .first_position = 0 }});
+    try pool.copy(0, 1);
+    try test_step(&pool, &plan, &.{
+        .{ .sequence = 0, .first_row = 0, .count = 1, .first_position = 10 },
+        .{ .sequence = 1, .first_row = 1, .count = 1, .first_position = 10 },
+    });
+    try testing.expectEqual(1, plan.copies.items.len);
+    try testing.expectEqual(0, pool.blocks.free_count);
+}
+
 test "a window lets go what no later token sees, and only after the step" {
     var pool = try test_pool(.sliding, 64);
     defer pool.deinit();
@@ -416,6 +458,25 @@ test "a window lets go what no later token sees, and only after the step" {
     try testing.expect(pool.sequences[0].list.items.len <= 2);
     try testing.expect(pool.remove_refusal(0, 479, 480) != null);
     try testing.expectEqual(null, pool.remove_refusal(0, 0, 480));
+}
+
+test "what was not computed is taken back where a chunk has just ended and nothing is seen" {
+    for ([_]struct { declaration.Extent, u32 }{ .{ .chunked, 64 }, .{ .sliding, 1 } }) |case| {
+        var pool = try test_pool(case[0], case[1]);
+        defer pool.deinit();
+        var plan: AttentionPool.Plan = .{};
+        defer plan.deinit(testing.allocator);
+        const first: Run = .{ .sequence = 0, .first_row = 0, .count = 64, .first_position = 0 };
+        try test_step(&pool, &plan, &.{first});
+        pool.commit(&plan, &.{first});
+        try testing.expectEqual(64, pool.held(0).min);
+        const next: Run = .{ .sequence = 0, .first_row = 0, .count = 3, .first_position = 64 };
+        try test_step(&pool, &plan, &.{next});
+        pool.revert(&plan, &.{next});
+        try testing.expectEqual(64, pool.held(0).end);
+        try test_step(&pool, &plan, &.{next});
+        try testing.expectEqual(67, pool.held(0).end);
+    }
 }
 
 test "a full pool is seen before anything changes" {
