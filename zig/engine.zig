@@ -13,6 +13,7 @@ const memory_ops = @import("memory_ops.zig");
 const tensor_data = @import("tensor_data.zig");
 const graph_file = @import("graph.zig");
 const Shared = @import("shared.zig").Shared;
+const Choice = @import("sampler.zig").Choice;
 const Sampler = @import("sampler.zig").Sampler;
 const SharedModel = @import("model.zig").SharedModel;
 const MemoryDeclaration = @import("declaration.zig").MemoryDeclaration;
@@ -22,6 +23,9 @@ const SubBatch = batch_file.SubBatch;
 
 pub const SharedSampler = Shared(Sampler);
 pub const SharedQueue = Shared(queue_file.Queue);
+
+/// Positions of all sequences together: cells, with those that only fill up blocks, are numbered by 32 bits.
+const positions_max = 1 << 30;
 
 /// Crosses the ABI.
 pub const Config = extern struct {
@@ -51,6 +55,10 @@ pub const Config = extern struct {
                 return status.fail(error.InvalidArgument, "{s} is {d}; give a number from {d} to {d}", .{ name, value, least, most });
             }
         }
+        if (@as(i64, config.sequences) * config.context > positions_max) {
+            return status.fail(error.InvalidArgument, "{d} sequences of {d} positions are more than the {d} positions that " ++
+                "can be numbered; use fewer or a smaller context", .{ config.sequences, config.context, positions_max });
+        }
     }
 };
 
@@ -75,6 +83,8 @@ pub const Job = struct {
     /// Steps to run: the batch itself, then one token for each sequence, until this many, a stop token or an interrupt.
     steps_max: u32,
     ignore_stops: bool,
+    /// Stopped before it began; the engine's thread reports that in its turn.
+    is_cancelled: bool = false,
 
     pub fn destroy(job: *Job, gpa: std.mem.Allocator) void {
         for (job.samplers) |sampler| if (sampler) |s| s.release();
@@ -87,6 +97,9 @@ pub const Job = struct {
 
 /// Of the logits that a job left for the foreign side to read.
 pub const LogitsRow = struct { request: u32, position: i32 };
+
+/// A token that was drawn, or why none could be.
+const Drawn = struct { event: queue_file.Event, sentence: []const u8 = "" };
 
 pub const Engine = struct {
     gpa: std.mem.Allocator,
@@ -121,8 +134,8 @@ pub const Engine = struct {
     cancel: std.atomic.Value(bool) = .init(false),
     interrupt: std.atomic.Value(bool) = .init(false),
 
-    /// Tokens of the running sub-batch, reported once it is committed.
-    drawn: std.ArrayList(queue_file.Event) = .empty,
+    /// What was drawn from the running sub-batch, reported once it is committed.
+    drawn: std.ArrayList(Drawn) = .empty,
 
     logits_mutex: sync.Mutex = .{},
     logits_job: u32 = 0,
@@ -212,6 +225,7 @@ pub const Engine = struct {
         self.plan.deinit();
         self.memory.deinit();
         self.logits.deinit(gpa);
+        self.forget_drawn();
         self.drawn.deinit(gpa);
         gpa.free(self.busy);
         gpa.free(self.is_stop);
@@ -247,6 +261,10 @@ pub const Engine = struct {
             if (job.steps_max > 1 and sampler == null) {
                 return status.fail(error.InvalidArgument, "sequence {d} has no sampler, so only one step can run", .{request.sequence});
             }
+            if (sampler != null and request.logits != .last) {
+                return status.fail(error.InvalidArgument, "sequence {d} has a sampler, which draws from the last token's " ++
+                    "logits, and {t} were asked for", .{ request.sequence, request.logits });
+            }
             if (sampler) |s| if (s.value.vocabulary_size != self.config.vocabulary) {
                 return status.fail(error.InvalidArgument, "the sampler was made for {d} tokens and the model has {d}", .{
                     s.value.vocabulary_size, self.config.vocabulary,
@@ -268,17 +286,15 @@ pub const Engine = struct {
             if (at_once) self.cancel.store(true, .monotonic) else self.interrupt.store(true, .monotonic);
             return;
         }
-        for (self.jobs.items, 0..) |job, i| {
+        for (self.jobs.items) |job| {
             if (job.id != id) continue;
             // Interrupted before it began, it has run none of its steps; the caller wanted at least the batch itself.
             if (!at_once) {
                 job.steps_max = 1;
                 return;
             }
-            _ = self.jobs.orderedRemove(i);
-            self.free_sequences(job);
-            self.report(job, error.Cancelled, "cancelled before it began");
-            job.destroy(self.gpa);
+            // Reporting it here could wait for room in the queue, which only this thread makes.
+            job.is_cancelled = true;
             return;
         }
     }
@@ -401,11 +417,14 @@ pub const Engine = struct {
     }
 
     fn run(self: *Engine, job: *Job) status.Error!void {
+        if (job.is_cancelled) return status.fail(error.Cancelled, "cancelled before it began", .{});
         self.begin_logits(job);
         var step: u32 = 0;
         while (true) {
             try self.run_batch(job);
             step += 1;
+            // A sequence that no token could be drawn for has nothing to go on with.
+            if (job.tokens.items.len < job.requests.len) return;
             if (step >= job.steps_max or self.interrupt.load(.monotonic)) return;
             if (!job.ignore_stops) for (job.tokens.items) |token| if (self.is_stop[@intCast(token)]) return;
             for (job.requests) |*request| request.count = 1;
@@ -447,14 +466,19 @@ pub const Engine = struct {
         };
         self.memory_mutex.unlock();
 
-        self.drawn.clearRetainingCapacity();
+        self.forget_drawn();
         const result = self.compute_and_read(job, batch, sub_batch, graph);
         self.end_sub_batch(sub_batch, if (result) |_| true else |_| false);
         try result;
-        for (self.drawn.items) |event| {
-            job.tokens.appendAssumeCapacity(event.token);
-            self.queue.value.post(event, "");
+        for (self.drawn.items) |drawn| {
+            if (drawn.event.status == 0) job.tokens.appendAssumeCapacity(drawn.event.token);
+            self.queue.value.post(drawn.event, drawn.sentence);
         }
+    }
+
+    fn forget_drawn(self: *Engine) void {
+        for (self.drawn.items) |drawn| self.gpa.free(drawn.sentence);
+        self.drawn.clearRetainingCapacity();
     }
 
     fn end_sub_batch(self: *Engine, sub_batch: *const SubBatch, computed: bool) void {
@@ -517,6 +541,8 @@ pub const Engine = struct {
             if (self.compute) |buffer| c.ggml_backend_buffer_free(buffer);
             self.compute = larger;
             self.counters.compute_bytes = @floatFromInt(layout.bytes);
+            self.graphs_mutex.lock();
+            defer self.graphs_mutex.unlock();
             var others = self.graphs.valueIterator();
             while (others.next()) |other| other.*.finished.?.bound = null;
         }
@@ -557,17 +583,29 @@ pub const Engine = struct {
         }
     }
 
+    /// Draws for one request. What is wrong with its logits or its sampler is told to it alone: the others' tokens count.
     fn draw(self: *Engine, job: *Job, request: u32, sampler: *Sampler, logits: []const f32, position: i32) status.Error!void {
-        const choice = try sampler.sample(logits, @intCast(position));
-        try sampler.accept(choice.token);
-        try self.drawn.append(self.gpa, .{
+        var event: queue_file.Event = .{
             .kind = .token,
             .source = self.handle,
             .job = job.id,
             .sequence = job.requests[request].sequence,
-            .token = @intCast(choice.token),
             .position = position,
-            .value = choice.log_probability,
-        });
+        };
+        try self.drawn.ensureUnusedCapacity(self.gpa, 1);
+        if (take_choice(sampler, logits, position)) |choice| {
+            event.token = @intCast(choice.token);
+            event.value = choice.log_probability;
+            self.drawn.appendAssumeCapacity(.{ .event = event });
+        } else |err| {
+            event.status = @backingInt(status.from_error(err));
+            self.drawn.appendAssumeCapacity(.{ .event = event, .sentence = try self.gpa.dupe(u8, status.message()) });
+        }
     }
 };
+
+fn take_choice(sampler: *Sampler, logits: []const f32, position: i32) status.Error!Choice {
+    const choice = try sampler.sample(logits, @intCast(position));
+    try sampler.accept(choice.token);
+    return choice;
+}

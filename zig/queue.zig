@@ -7,7 +7,8 @@ const status = @import("status.zig");
 const sync = @import("sync.zig");
 
 pub const EventKind = enum(i32) {
-    /// A token was drawn: `sequence`, `token`, `position` (of the token before it), `value` its log probability.
+    /// A token was drawn: `sequence`, `token`, `position` (of the token before it), `value` its log probability. Where
+    /// none could be, `status` and `message` say why.
     token = 0,
     /// A job ended: `status`, and `message` where it failed.
     done = 1,

@@ -147,13 +147,21 @@ export class NativeEngine {
   readonly handle: number;
   private readonly jobs = new Map<
     number,
-    { onToken: JobOptions["onToken"]; resolve: (value: { timeMs: number }) => void; reject: (error: StrataError) => void }
+    {
+      onToken: JobOptions["onToken"];
+      resolve: (value: { timeMs: number }) => void;
+      reject: (error: StrataError) => void;
+    }
   >();
   private nextJob = 1;
   private closing: Promise<void> | undefined;
   private onClosed: (() => void) | undefined;
 
-  constructor(model: NativeModel, memories: readonly LoweredMemory[], readonly config: EngineConfig) {
+  constructor(
+    model: NativeModel,
+    memories: readonly LoweredMemory[],
+    readonly config: EngineConfig,
+  ) {
     const pump = eventPump();
     const handle = new Uint32Array(1);
     const declarations = lower(memories).bytes;
@@ -204,12 +212,17 @@ export class NativeEngine {
 
   /** Ends a job after its running step. */
   interrupt(job: Job): void {
-    if (this.jobs.has(job.id)) check(native().strata_engine_stop(this.handle, job.id, 0));
+    if (this.isRunning(job)) check(native().strata_engine_stop(this.handle, job.id, 0));
   }
 
   /** Ends a job at once; what its running step did is taken back, and `done` rejects with "cancelled". */
   cancel(job: Job): void {
-    if (this.jobs.has(job.id)) check(native().strata_engine_stop(this.handle, job.id, 1));
+    if (this.isRunning(job)) check(native().strata_engine_stop(this.handle, job.id, 1));
+  }
+
+  /** A closing engine has cancelled its jobs already. */
+  private isRunning(job: Job): boolean {
+    return this.jobs.has(job.id) && this.closing === undefined;
   }
 
   /** Copies a row of the logits that a job without sampler left. */

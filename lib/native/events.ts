@@ -6,7 +6,17 @@ import { Struct } from "./struct.ts";
 
 /** An event of the native library, as its listener gets it. */
 export type NativeEvent =
-  | { kind: "token"; job: number; sequence: number; token: number; position: number; value: number; timeMs: number }
+  | {
+      kind: "token";
+      job: number;
+      sequence: number;
+      token: number;
+      position: number;
+      value: number;
+      timeMs: number;
+      /** Why no token could be drawn; `token` is then -1. */
+      error: StrataError | undefined;
+    }
   | { kind: "done"; job: number; error: StrataError | undefined; timeMs: number }
   | { kind: "progress"; done: number; total: number }
   | { kind: "closed" };
@@ -96,6 +106,7 @@ class EventPump {
           position: events.get("position", i),
           value: events.get("value", i),
           timeMs,
+          error: this.error(i),
         };
       case EventKind.done:
         return { kind: "done", job: events.get("job", i), error: this.error(i), timeMs };

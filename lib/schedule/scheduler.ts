@@ -32,6 +32,8 @@ interface Slot {
   readonly sequence: number;
   /** The task has ended; its sequence is freed when no job uses it. */
   ended: boolean;
+  /** Told of the end while a sampler of the caller's is choosing. */
+  onEnd?: () => void;
 }
 
 interface Running {
@@ -56,7 +58,7 @@ export class Scheduler {
   private readonly free: number[];
   private readonly waiting: { resolve: (sequence: number) => void; reject: (error: unknown) => void }[] = [];
   private slots: Slot[] = [];
-  private readonly exclusive: (() => Promise<void>)[] = [];
+  private readonly exclusive: { run: () => Promise<void>; reject: (error: unknown) => void }[] = [];
   private running: Running | undefined;
   private isLooping = false;
   private isClosed = false;
@@ -95,6 +97,7 @@ export class Scheduler {
   /** Waits for a free sequence; those who came first get one first. */
   async acquire(signal?: AbortSignal): Promise<number> {
     this.checkOpen();
+    signal?.throwIfAborted();
     const sequence = this.free.shift();
     if (sequence !== undefined) return sequence;
     const { promise, resolve, reject } = Promise.withResolvers<number>();
@@ -107,11 +110,19 @@ export class Scheduler {
       reject(signal?.reason);
     };
     signal?.addEventListener("abort", leave, { once: true });
+    let lent: number;
     try {
-      return await promise;
+      lent = await promise;
     } finally {
       signal?.removeEventListener("abort", leave);
     }
+    if (signal?.aborted || this.isClosed) {
+      // It happened between the handing over and here.
+      this.release(lent);
+      this.checkOpen();
+      signal?.throwIfAborted();
+    }
+    return lent;
   }
 
   /** Runs a task on a sequence from `acquire`, until the task or the lease ends it. */
@@ -166,7 +177,8 @@ export class Scheduler {
     this.isClosed = true;
     const error = closedError();
     for (const { reject } of this.waiting.splice(0)) reject(error);
-    for (const slot of this.slots.splice(0)) if (!slot.ended) slot.task.onError(error);
+    for (const { reject } of this.exclusive.splice(0)) reject(error);
+    for (const slot of this.slots.splice(0)) this.fail(slot, error);
   }
 
   private checkOpen(): void {
@@ -176,6 +188,7 @@ export class Scheduler {
   private endSlot(slot: Slot): void {
     if (slot.ended) return;
     slot.ended = true;
+    slot.onEnd?.();
     const { running } = this;
     if (running?.slots.includes(slot)) {
       // Alone, it need not wait for its step to end; with others, their step is worth finishing.
@@ -195,7 +208,7 @@ export class Scheduler {
   private runExclusive<T>(work: () => Promise<T>): Promise<T> {
     this.checkOpen();
     return new Promise<T>((resolve, reject) => {
-      this.exclusive.push(() => work().then(resolve, reject));
+      this.exclusive.push({ run: () => work().then(resolve, reject), reject });
       this.wake();
     });
   }
@@ -212,7 +225,7 @@ export class Scheduler {
       await Promise.resolve();
       while (!this.isClosed) {
         const exclusive = this.exclusive.shift();
-        if (exclusive !== undefined) await exclusive();
+        if (exclusive !== undefined) await exclusive.run();
         this.sweep();
         const slots = this.choose();
         if (slots.length > 0) await this.runBatch(slots);
@@ -223,14 +236,14 @@ export class Scheduler {
     }
   }
 
-  /** Who takes part in the next batch, those that decode first. */
+  /** Who takes part in the next batch: those that decode first, unless that would leave prompts no room for ever. */
   private choose(): readonly Slot[] {
     const live = this.slots.filter((slot) => !slot.ended);
     const decoding = live.filter((slot) => slot.task.pending.length === 1);
     const prompts = live.filter((slot) => slot.task.pending.length > 1);
-    const chosen = decoding.slice(0, this.engine.config.batch);
-    let room = this.engine.config.batch - chosen.length;
-    for (const slot of prompts) {
+    const chosen: Slot[] = [];
+    let room = this.engine.config.batch;
+    for (const slot of decoding.length < room ? [...decoding, ...prompts] : live) {
       if (room === 0) break;
       chosen.push(slot);
       room -= Math.min(room, slot.task.pending.length);
@@ -253,7 +266,8 @@ export class Scheduler {
     const outputs = parts.filter(({ isWhole }) => isWhole);
     const decodesInCore = parts.every(({ slot, isWhole }) => isWhole && slot.task.sampler !== undefined);
     const isSteady = decodesInCore && parts.every(({ tokens }) => tokens.length === 1);
-    const steps = isSteady && this.exclusive.length === 0 ? Math.min(...slots.map((slot) => slot.task.remaining)) : 1;
+    const isAwaited = this.exclusive.length > 0 || this.slots.some((slot) => !slot.ended && !slots.includes(slot));
+    const steps = isSteady && !isAwaited ? Math.min(...slots.map((slot) => slot.task.remaining)) : 1;
     const requests = parts.map(({ slot, tokens, isWhole }): BatchRequest => {
       const { sampler } = slot.task;
       const request = { sequence: slot.sequence, tokens, logits: isWhole ? "last" : "none" } as const;
@@ -266,9 +280,11 @@ export class Scheduler {
       const job = this.engine.submit(requests, {
         steps,
         ignoreStops: slots.every((slot) => slot.task.ignoreEnd),
-        onToken: ({ sequence, token, value, timeMs }) => {
+        onToken: ({ sequence, token, value, timeMs, error }) => {
           const slot = bySequence.get(sequence);
-          if (slot !== undefined) this.deliver(slot, { token, logProbability: value, timeMs });
+          if (slot === undefined) return;
+          if (error === undefined) this.deliver(slot, { token, logProbability: value, timeMs });
+          else this.fail(slot, error);
         },
       });
       this.running = { job, slots, isLong: steps > 1 };
@@ -278,19 +294,26 @@ export class Scheduler {
     } catch (error) {
       this.running = undefined;
       if (slots.some((slot) => slot.ended) && error instanceof StrataError && error.code === "cancelled") return;
-      for (const slot of slots) {
-        if (slot.ended) continue;
-        slot.ended = true;
-        slot.task.onError(error);
-      }
+      for (const slot of slots) this.fail(slot, error);
     }
+  }
+
+  /** Ends a task by an error. */
+  private fail(slot: Slot, error: unknown): void {
+    if (slot.ended) return;
+    this.endSlot(slot);
+    slot.task.onError(error);
   }
 
   /** Hands a drawn token over. The token is what the sequence is fed next. */
   private deliver(slot: Slot, drawn: DrawnToken): void {
     if (slot.ended) return;
     slot.task.pending.splice(0, Infinity, drawn.token);
-    if (!slot.task.onToken(drawn)) this.endSlot(slot);
+    try {
+      if (!slot.task.onToken(drawn)) this.endSlot(slot);
+    } catch (error) {
+      this.fail(slot, error);
+    }
   }
 
   private async finishBatch(
@@ -311,13 +334,20 @@ export class Scheduler {
       row += 1;
       if (slot.ended) continue;
       try {
-        const token = await task.choose(logits);
-        this.deliver(slot, { token, logProbability: Number.NaN, timeMs });
+        const token = await this.chosen(slot, logits);
+        if (token !== undefined) this.deliver(slot, { token, logProbability: Number.NaN, timeMs });
       } catch (error) {
-        slot.ended = true;
-        task.onError(error);
+        this.fail(slot, error);
       }
     }
+  }
+
+  /** What the task chooses; undefined where it ends before: a sampler that never answers holds nobody else up then. */
+  private chosen(slot: Slot, logits: Float32Array): Promise<number | undefined> {
+    const ended = new Promise<undefined>((resolve) => {
+      slot.onEnd = () => resolve(undefined);
+    });
+    return Promise.race([slot.task.choose(logits), ended]);
   }
 
   private readLogits(job: Job, row: number): Float32Array {
