@@ -11,7 +11,7 @@ export {
   type ArchitectureDefinition,
   type BaseConfig,
 } from "./model/architecture.ts";
-export { perLayer, ropeScale, share, vocabularySize } from "./model/conventions.ts";
+export { layerCount, perLayer, ropeScale, share, vocabularySize } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
 export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";

@@ -2,6 +2,7 @@ import {
   attention,
   defineArchitecture,
   gatedMlp,
+  layerCount,
   matrix,
   ropeScale,
   selfAttention,
@@ -25,7 +26,7 @@ export const gemma3 = defineArchitecture({
     return {
       vocabulary: vocabularySize(m, "gemma3"),
       contextLength: m.count("gemma3.context_length"),
-      layers: m.count("gemma3.block_count"),
+      layers: layerCount(m, "gemma3"),
       width,
       hidden: m.count("gemma3.feed_forward_length"),
       heads,

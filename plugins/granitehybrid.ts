@@ -3,6 +3,7 @@ import {
   defineArchitecture,
   experts,
   gatedMlp,
+  layerCount,
   mamba2Mixer,
   mamba2States,
   matrix,
@@ -75,7 +76,7 @@ type Config = ReturnType<typeof readConfig>;
 
 function readConfig(m: Metadata) {
   const key = (name: string) => `granitehybrid.${name}`;
-  const layers = m.count(key("block_count"));
+  const layers = layerCount(m, "granitehybrid");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
   const inner = m.count(key("ssm.inner_size"));

@@ -2,6 +2,7 @@ import {
   attention,
   defineArchitecture,
   gatedMlp,
+  layerCount,
   matrix,
   optional,
   ropeScale,
@@ -23,7 +24,7 @@ export const llama = defineArchitecture({
     return {
       vocabulary: vocabularySize(m, "llama"),
       contextLength: m.count("llama.context_length"),
-      layers: m.count("llama.block_count"),
+      layers: layerCount(m, "llama"),
       width,
       hidden: m.count("llama.feed_forward_length"),
       heads,

@@ -2,6 +2,7 @@ import {
   defineArchitecture,
   mamba2Mixer,
   mamba2States,
+  layerCount,
   matrix,
   optional,
   recurrent,
@@ -24,7 +25,7 @@ export const mamba2 = defineArchitecture({
     return {
       vocabulary: vocabularySize(m, "mamba2"),
       contextLength: m.count("mamba2.context_length"),
-      layers: m.count("mamba2.block_count"),
+      layers: layerCount(m, "mamba2"),
       width: m.count("mamba2.embedding_length"),
       inner,
       heads,

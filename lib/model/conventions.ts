@@ -6,6 +6,20 @@ export function vocabularySize(metadata: Metadata, architecture: string): number
   return metadata.count(`${architecture}.vocab_size`, undefined) ?? metadata.strings("tokenizer.ggml.tokens").length;
 }
 
+/** Far above any model's; a damaged count would otherwise be believed, and layers made until memory ends. */
+const layersMax = 4096;
+
+/** Layers of the model: `<architecture>.block_count`. Throws unless there are 1 to 4,096. */
+export function layerCount(metadata: Metadata, architecture: string): number {
+  const key = `${architecture}.block_count`;
+  const layers = metadata.count(key);
+  if (layers >= 1 && layers <= layersMax) return layers;
+  throw new StrataError(
+    "bad_format",
+    `${metadata.file}: "${key}" is number ${layers}, expected 1 to ${layersMax} layers`,
+  );
+}
+
 /**
  * A value of each layer from a key that holds one number for all layers or an array with one for each.
  * Throws where an array has another length.

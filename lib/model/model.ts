@@ -11,7 +11,13 @@ import { NativeModel, type LoadProgress } from "../native/model.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
-import { createChatTemplate, createTokenizer, type ChatMessage, type ChatTemplate, type Tokenizer } from "../text/index.ts";
+import {
+  createChatTemplate,
+  createTokenizer,
+  type ChatMessage,
+  type ChatTemplate,
+  type Tokenizer,
+} from "../text/index.ts";
 import type { Architecture, ReadArchitecture } from "./architecture.ts";
 import { ModelFile, openModelFile } from "./file.ts";
 import type { Metadata } from "./metadata.ts";
@@ -57,11 +63,22 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
     return await loadWeights(file, architecture.read(file.metadata), options, start);
   } catch (error) {
     file.dispose();
-    throw error;
+    throw nameFile(path, error);
   }
 }
 
-async function loadWeights(file: ModelFile, read: ReadArchitecture, options: LoadOptions, start: number): Promise<Model> {
+/** What is wrong with a layer or an operation is wrong with a file. */
+function nameFile(path: string, error: unknown): unknown {
+  if (!(error instanceof StrataError) || error.message.includes(path)) return error;
+  return new StrataError(error.code, `${path}: ${error.message}`, { cause: error });
+}
+
+async function loadWeights(
+  file: ModelFile,
+  read: ReadArchitecture,
+  options: LoadOptions,
+  start: number,
+): Promise<Model> {
   const config = engineConfig(read, options);
   const layout = layOutMemory(read.memory, options.kv ?? "f16", config);
   const resolved = resolveWeights(read.weights, file);
@@ -71,8 +88,13 @@ async function loadWeights(file: ModelFile, read: ReadArchitecture, options: Loa
     for (const { spec, index } of resolved) numbers.set(spec, native.weight(index, spec.use));
     await native.load(options.onProgress, options.signal);
     const engine = new NativeEngine(native, layout.lowered, config);
-    const weights = bindWeights(read.weights, numbers);
-    return new Model({ file, read, layout, engine, weights, start });
+    try {
+      const weights = bindWeights(read.weights, numbers);
+      return new Model({ file, read, layout, engine, weights, start });
+    } catch (error) {
+      await engine.close();
+      throw error;
+    }
   } finally {
     // The engine keeps what it needs alive.
     native.free();
@@ -87,7 +109,8 @@ export async function describeMemory(file: ModelFile, options: MemoryOptions = {
 }
 
 function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfig {
-  const { contextLength, vocabulary } = read.config;
+  const { contextLength } = read.config;
+  const vocabulary = whole("vocabulary", read.config.vocabulary);
   const context = whole("context", options.context ?? Math.min(contextLength, defaultContext));
   const kv = options.kv ?? "f16";
   if (!kvTypes.includes(kv)) {
@@ -105,7 +128,7 @@ function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfi
 
 function whole(name: string, value: number): number {
   if (Number.isSafeInteger(value) && value >= 1 && value <= 2 ** 28) return value;
-  throw new StrataError("invalid_argument", `${name} is ${value}; give a whole number from 1 up`);
+  throw new StrataError("invalid_argument", `${name} is ${value}; give a whole number from 1 to ${2 ** 28}`);
 }
 
 interface ModelParts {
@@ -154,6 +177,8 @@ export class Model implements AsyncDisposable {
     this.engine = engine;
     this.handles = memoryHandles(layout);
     this.scheduler = new Scheduler(engine, (rows, outputs) => this.ensureGraph(rows, outputs));
+    // The graph that decodes; weights that cannot be computed with are found now, not in the first step.
+    this.ensureGraph(1, 1);
     this.loadMs = performance.now() - parts.start;
   }
 

@@ -34,14 +34,26 @@ export class NativeModel {
   load(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
     const pump = eventPump();
     const cancel = () => check(native().strata_model_cancel(this.handle));
+    let thrown: { readonly cause: unknown } | undefined;
+    const report = (progress: LoadProgress) => {
+      try {
+        if (thrown === undefined) onProgress?.(progress);
+      } catch (cause) {
+        thrown = { cause };
+        cancel();
+      }
+    };
     return new Promise<void>((resolve, reject) => {
       pump.listen(this.handle, (event) => {
-        if (event.kind === "progress") onProgress?.({ doneBytes: event.done, totalBytes: event.total });
+        if (event.kind === "progress") report({ doneBytes: event.done, totalBytes: event.total });
         if (event.kind !== "done") return;
         pump.forget(this.handle);
         signal?.removeEventListener("abort", cancel);
-        if (event.error === undefined) resolve();
-        else reject(signal?.aborted ? signal.reason : event.error);
+        // A small file is loaded before a wish to cancel arrives; it holds all the same.
+        if (thrown !== undefined) reject(thrown.cause);
+        else if (signal?.aborted) reject(signal.reason);
+        else if (event.error === undefined) resolve();
+        else reject(event.error);
       });
       check(native().strata_model_load(this.handle, pump.handle));
       pump.expect();
