@@ -41,9 +41,12 @@ pub const message_bytes_max = 2048;
 
 threadlocal var message_buffer: [message_bytes_max]u8 = undefined;
 threadlocal var message_length: usize = 0;
+/// Whose sentence it is, until the error has left the library.
+threadlocal var message_of: ?Error = null;
 
 /// Stores the sentence and returns `err`, so that a check reads `return status.fail(error.X, "...", .{...})`.
 pub fn fail(err: Error, comptime format: []const u8, args: anytype) Error {
+    message_of = err;
     var writer: std.Io.Writer = .fixed(&message_buffer);
     // A sentence longer than the buffer is cut; what fitted is still worth reading.
     writer.print(format, args) catch {
@@ -67,11 +70,13 @@ pub fn set_message(text: []const u8) void {
 
 /// The code of an error. Running out of memory needs no sentence of its own at every allocation.
 pub fn from_error(err: Error) Status {
+    defer message_of = null;
     return switch (err) {
         error.InvalidArgument => .invalid_argument,
         error.NotFound => .not_found,
         error.OutOfMemory => blk: {
-            set_message("the system has no memory left");
+            const has_sentence = if (message_of) |failed| failed == error.OutOfMemory else false;
+            if (!has_sentence) set_message("the system has no memory left");
             break :blk .out_of_memory;
         },
         error.Io => .io,
@@ -86,10 +91,23 @@ pub fn from_error(err: Error) Status {
     };
 }
 
+/// What a function's result is to the caller: zero, or the error's code.
+pub fn code(result: Error!void) i32 {
+    return @backingInt(if (result) |_| Status.ok else |err| from_error(err));
+}
+
 test "a failure keeps its sentence and its code" {
     const err = fail(error.BadFormat, "{s}: wrong magic", .{"model.gguf"});
     try std.testing.expectEqual(Status.bad_format, from_error(err));
     try std.testing.expectEqualStrings("model.gguf: wrong magic", message());
+}
+
+test "memory that ran out has a sentence of its own, or the common one" {
+    const large = fail(error.OutOfMemory, "{d} bytes were refused", .{1 << 40});
+    try std.testing.expectEqual(Status.out_of_memory, from_error(large));
+    try std.testing.expectEqualStrings("1099511627776 bytes were refused", message());
+    try std.testing.expectEqual(Status.out_of_memory, from_error(error.OutOfMemory));
+    try std.testing.expectEqualStrings("the system has no memory left", message());
 }
 
 test "a sentence that is too long is cut" {

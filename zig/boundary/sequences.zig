@@ -1,0 +1,35 @@
+//! Sequences of an engine, between its jobs.
+
+const status = @import("../status.zig");
+const structs = @import("structs.zig");
+const objects = @import("objects.zig");
+const gpa = objects.gpa;
+
+pub fn read_bounds(handle: u32, sequence: i32, out: *structs.Bounds) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    try engine.lock_memory(&.{});
+    defer engine.unlock_memory();
+    const bounds = try engine.memory.bounds(sequence);
+    out.* = .{ .min = bounds.min, .end = bounds.end };
+}
+
+pub fn clear(handle: u32, sequence: i32) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    try engine.lock_memory(&.{sequence});
+    defer engine.unlock_memory();
+    try engine.memory.clear(sequence);
+}
+
+pub fn remove(handle: u32, sequence: i32, from: i32, to: i32) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    try engine.lock_memory(&.{sequence});
+    defer engine.unlock_memory();
+    try engine.memory.remove(sequence, from, to);
+}
+
+pub fn copy(handle: u32, source: i32, destination: i32) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    try engine.lock_memory(&.{ source, destination });
+    defer engine.unlock_memory();
+    try engine.memory.copy(source, destination);
+}

@@ -1,0 +1,99 @@
+//! The structs that cross the boundary. Their layout is generated for the other side; every field has four or eight
+//! bytes, or is an array of bytes.
+
+const queue_file = @import("../queue.zig");
+const declaration = @import("../declaration.zig");
+const batch_file = @import("../batch.zig");
+const memory_file = @import("../memory.zig");
+const engine_file = @import("../engine.zig");
+const sampler_file = @import("../sampler.zig");
+
+pub const LibraryInfo = extern struct {
+    abi_hash: u32,
+    /// 1 where assertions of the Zig code are compiled in.
+    is_debug: u32,
+    ggml_version: [16]u8,
+};
+
+pub const FileInfo = extern struct {
+    parts: u32,
+    values: u32,
+    tensors: u32,
+    padding: u32 = 0,
+    /// Of all parts together.
+    file_bytes: f64,
+    tensor_bytes: f64,
+    fingerprint: [16]u8,
+};
+
+/// A metadata value: where its bytes lie in the first part.
+pub const ValueInfo = extern struct {
+    type: u32,
+    element_type: u32,
+    key_offset: f64,
+    key_bytes: f64,
+    offset: f64,
+    size_bytes: f64,
+    count: f64,
+};
+
+pub const FileTensorInfo = extern struct {
+    name: [64]u8,
+    type: i32,
+    dims: i32,
+    ne: [4]f64,
+    size_bytes: f64,
+};
+
+/// A tensor of a graph under construction. f64 holds every size a tensor can have.
+pub const TensorInfo = extern struct {
+    number: i32,
+    type: i32,
+    ne: [4]f64,
+    nb: [4]f64,
+};
+
+/// Operands of `strata_graph_op`, each kind in the order of the operation's parameters; tensor -1 = left out.
+pub const OpArguments = extern struct {
+    tensors: [8]i32,
+    ints: [10]i32,
+    floats: [8]f32,
+};
+
+pub const ScanArguments = extern struct {
+    memory: i32,
+    state: i32,
+    x: i32,
+    dt: i32,
+    dt_bias: i32,
+    a: i32,
+    b: i32,
+    c: i32,
+    d: i32,
+    shape_head_dim: i32,
+    shape_heads: i32,
+    shape_groups: i32,
+    shape_state_size: i32,
+};
+
+pub const GraphInfo = extern struct {
+    nodes: i32,
+    padding: i32 = 0,
+    compute_bytes: f64,
+};
+
+pub const LoadInfo = extern struct {
+    weights: u32,
+    repacked: u32,
+    repacked_bytes: f64,
+};
+
+pub const Bounds = extern struct { min: i32, end: i32 };
+pub const TypeInfo = extern struct { block_elements: i32, block_bytes: i32, name: [16]u8 };
+pub const Event = queue_file.Event;
+pub const MemoryDeclaration = declaration.MemoryDeclaration;
+pub const MemoryShare = memory_file.Share;
+pub const Request = batch_file.Request;
+pub const EngineConfig = engine_file.Config;
+pub const SamplerConfig = sampler_file.Config;
+pub const Counters = engine_file.Counters;
