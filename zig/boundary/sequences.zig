@@ -3,7 +3,6 @@
 const status = @import("../status.zig");
 const structs = @import("structs.zig");
 const objects = @import("objects.zig");
-const gpa = objects.gpa;
 
 pub fn read_bounds(handle: u32, sequence: i32, out: *structs.Bounds) status.Error!void {
     const engine = try objects.engines.get(handle);
