@@ -208,7 +208,9 @@ export class Scheduler {
   private runExclusive<T>(work: () => Promise<T>): Promise<T> {
     this.checkOpen();
     return new Promise<T>((resolve, reject) => {
-      this.exclusive.push({ run: () => work().then(resolve, reject), reject });
+      // What a closing engine cancels fails since the model is gone.
+      const fail = (error: unknown) => reject(this.isClosed ? closedError() : error);
+      this.exclusive.push({ run: () => work().then(resolve, fail), reject });
       this.wake();
     });
   }
