@@ -375,13 +375,16 @@ pub const Engine = struct {
             self.jobs_mutex.lock();
             self.running = 0;
             self.free_sequences(job);
+            const is_closing = self.closing;
             self.jobs_mutex.unlock();
-            if (result) |_| self.report(job, null, "") else |err| self.report(job, err, status.message());
+            if (result) |_| self.report(job, null, "") else |err| {
+                if (is_closing and err == error.Cancelled) self.report_closed(job) else self.report(job, err, status.message());
+            }
             job.destroy(self.gpa);
         }
         const queue = self.queue.retain();
         const handle = self.handle;
-        for (self.jobs.items) |job| self.report(job, error.Closed, "the model was disposed of");
+        for (self.jobs.items) |job| self.report_closed(job);
         self.destroy();
         queue.value.post(.{ .kind = .closed, .source = handle, .job = 0 }, "");
         queue.release();
@@ -414,6 +417,10 @@ pub const Engine = struct {
             .job = job.id,
             .status = @backingInt(code),
         }, text);
+    }
+
+    fn report_closed(self: *Engine, job: *const Job) void {
+        self.report(job, error.Closed, "this model was disposed of");
     }
 
     fn run(self: *Engine, job: *Job) status.Error!void {
