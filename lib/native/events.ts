@@ -63,11 +63,6 @@ class EventPump {
     this.readNext();
   }
 
-  /** The work was never begun. */
-  unexpect(): void {
-    this.outstanding -= 1;
-  }
-
   private readNext(): void {
     if (this.reading || this.outstanding === 0) return;
     this.reading = true;
