@@ -197,11 +197,11 @@ export class Scheduler {
     } else this.sweep();
   }
 
-  /** Frees the sequences of tasks that have ended. */
+  /** Frees the sequences of tasks that have ended, but for those that the running job still uses. */
   private sweep(): void {
-    const ended = this.slots.filter((slot) => slot.ended);
+    const ended = this.slots.filter((slot) => slot.ended && !this.running?.slots.includes(slot));
     if (ended.length === 0) return;
-    this.slots = this.slots.filter((slot) => !slot.ended);
+    this.slots = this.slots.filter((slot) => !ended.includes(slot));
     for (const slot of ended) this.release(slot.sequence);
   }
 

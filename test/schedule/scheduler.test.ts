@@ -1,7 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { loadModel, type GenerationEvent } from "ggstrata";
+import { argmax, loadModel, type GenerationEvent } from "ggstrata";
+import { readEnvironment } from "../../lib/environment.ts";
 import { Scheduler } from "../../lib/schedule/scheduler.ts";
-import { fixtureNames, fixturePath, free, freeAgain, generated, refusal, someTokens } from "../model/help.ts";
+import { fixtureNames, fixturePath, free, freeAgain, generated, randomOf, refusal, someTokens } from "../model/help.ts";
 import { OpenEngine } from "../native/open-engine.ts";
 
 setDefaultTimeout(60_000);
@@ -32,6 +33,56 @@ describe.each(fixtureNames)("several sequences of %s", (name) => {
       expect(together).toEqual(alone);
       await freeAgain(model, untouched);
     }
+  });
+});
+
+const seed = Number(readEnvironment("STRATA_SEED") ?? Date.now() % 1_000_000_007);
+const visitors = readEnvironment("STRATA_SOAK") === undefined ? 60 : 1000;
+
+describe.each(["granitehybrid", "gemma3"] as const)(`comings and goings at %s, STRATA_SEED=${seed}`, (name) => {
+  test(`of ${visitors} visitors who stay, leave, cancel, sample for themselves or read logits`, async () => {
+    console.log(`scheduler: STRATA_SEED=${seed}`);
+    const random = randomOf(seed);
+    const options = { context: 128, batch: 24, threads: 1, kv: "f32" } as const;
+    const kinds = prompts.map((prompt, i) => ({ prompt, maxTokens: 5 + 4 * i }));
+    const expected: number[][] = [];
+    await using model = await loadModel(fixturePath(name), { ...options, sequences: 5 });
+    const untouched = free(model);
+    for (const { prompt, maxTokens } of kinds) expected.push((await generated(model, prompt, { maxTokens })).tokens);
+    const visit = async (action: number, kind: number, stay: number): Promise<void> => {
+      const { prompt, maxTokens } = kinds[kind] as (typeof kinds)[number];
+      const wanted = expected[kind] as number[];
+      const controller = new AbortController();
+      const { signal } = controller;
+      const drawn: number[] = [];
+      if (action === 3) {
+        for await (const { position } of model.logits(prompt, { chunk: 1 + stay })) if (position > stay) break;
+        return;
+      }
+      if (action === 4) setTimeout(() => controller.abort(), stay);
+      const sampler = action === 2 ? { sampler: (logits: Float32Array) => argmax(logits) } : {};
+      for await (const event of model.events(prompt, {
+        temperature: 0,
+        ignoreEnd: true,
+        maxTokens,
+        signal,
+        ...sampler,
+      })) {
+        if (event.type === "token") drawn.push(event.token);
+        if (event.type === "token" && action === 0 && drawn.length > stay) break;
+        if (event.type === "token" && action === 1 && drawn.length > stay) controller.abort();
+        if (event.type === "end" && event.finishReason === "length") expect(drawn).toEqual(wanted);
+      }
+      expect(drawn).toEqual(wanted.slice(0, drawn.length));
+    };
+    const visits: Promise<void>[] = [];
+    for (let i = 0; i < visitors; i += 1) {
+      const [action, kind, stay] = [random() * 7, random() * kinds.length, random() * 12].map(Math.floor);
+      visits.push(visit(action ?? 0, kind ?? 0, stay ?? 0));
+      if (random() < 0.7) await Bun.sleep(random() * 4);
+    }
+    await Promise.all(visits);
+    await freeAgain(model, untouched);
   });
 });
 
