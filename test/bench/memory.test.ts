@@ -1,6 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { measureMemoryUse } from "./memory.ts";
 import { comparedModels } from "./models.ts";
+
+// A busy machine takes its time to load and read.
+setDefaultTimeout(120_000);
 
 test.each(comparedModels)(
   "$name takes no more memory than its file, its plan and 150 MiB, but for a tenth",

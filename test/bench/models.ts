@@ -4,7 +4,7 @@ import { checkout, pathsOf } from "../../lib/setup/paths.mjs";
 
 /** The models that are compared with libllama: two real ones, and the hybrid that comes with the checkout. */
 export const comparedModels = [
-  { name: "tiny-hybrid", path: join(checkout, "models", "tiny-hybrid-q8_0.gguf") },
+  { name: "tiny-hybrid", path: join(checkout, "test/fixtures/tiny-hybrid/model.gguf") },
   { name: "SmolLM2-135M", path: join(pathsOf().models, "SmolLM2-135M-Instruct.Q4_1.gguf") },
   { name: "gemma-3-270m", path: join(pathsOf().models, "gemma-3-270m-q4_k_m.gguf") },
 ] as const;
