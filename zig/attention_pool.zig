@@ -58,7 +58,7 @@ pub const AttentionPool = struct {
             @min(config.context, config.window + config.batch);
         // The first cell in use may stand anywhere in its block.
         const slack: u32 = if (config.extent == .all) 0 else 1;
-        return config.sequences * (std.math.divCeil(u32, positions, block_cells) catch unreachable) + config.sequences * slack;
+        return config.sequences * ((positions + block_cells - 1) / block_cells + slack);
     }
 
     pub fn init(gpa: std.mem.Allocator, config: Config) error{OutOfMemory}!AttentionPool {

@@ -233,9 +233,12 @@ pub const Memory = struct {
 
     /// Empties a sequence. Never fails for one that exists.
     pub fn clear(memory: *Memory, sequence: i32) status.Error!void {
-        const index = try memory.check_sequence(sequence);
+        memory.clear_all(try memory.check_sequence(sequence));
+    }
+
+    fn clear_all(memory: *Memory, sequence: u32) void {
         for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| leaf.clear(index),
+            inline else => |*leaf| leaf.clear(sequence),
         };
     }
 
@@ -245,7 +248,7 @@ pub const Memory = struct {
         const to = try memory.check_sequence(destination);
         if (from == to) return;
         try memory.clear(destination);
-        errdefer memory.clear(destination) catch unreachable; // it exists
+        errdefer memory.clear_all(to);
         for (memory.pools) |*pool| switch (pool.*) {
             inline else => |*leaf| try leaf.copy(from, to),
         };

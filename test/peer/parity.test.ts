@@ -69,7 +69,7 @@ describe.each(comparedModels)("$name", ({ name, path }) => {
       const prompt = tokens[index] ?? [];
       const ours = await follow(model, prompt, steps);
       const whole = [...prompt, ...steps.map(({ token }) => token)];
-      const other = { model: path, tokens: whole, from: prompt.length, ...settings, flashAttention: false };
+      const other = { model: path, tokens: whole, from: prompt.length - 1, ...settings, flashAttention: false };
       const without = await peer.logProbabilities(other);
       expect([ours.length, without.length]).toEqual([positions, positions]);
       for (const [at, step] of steps.entries()) {

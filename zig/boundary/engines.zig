@@ -21,8 +21,10 @@ pub fn new(
     const engine = try Engine.create(gpa, try objects.models.get(model), try objects.queues.get(queue), declarations, config);
     errdefer engine.destroy();
     engine.handle = try objects.engines.add(gpa, engine);
-    errdefer _ = objects.engines.remove(engine.handle) catch unreachable; // it was just added
-    try engine.start();
+    engine.start() catch |err| {
+        _ = try objects.engines.remove(engine.handle);
+        return err;
+    };
     out.* = engine.handle;
 }
 

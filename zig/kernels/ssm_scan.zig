@@ -85,7 +85,7 @@ fn forward_form(comptime form: Form, args: *const Args, ith: usize, nth: usize) 
     assert(args.heads % args.groups == 0);
     assert(args.state_cell_stride >= args.state_size * args.head_dim * args.heads);
     for (args.segments) |segment| assert(segment.read_cell < 0 or segment.read_cell != segment.write_cell);
-    const tiles_per_head = std.math.divCeil(usize, args.head_dim, tile_channels) catch unreachable;
+    const tiles_per_head = (args.head_dim + tile_channels - 1) / tile_channels;
     const tiles = vector.share(args.heads * tiles_per_head, ith, nth);
     var tile: Tile = undefined;
     for (args.segments) |segment| {
