@@ -51,8 +51,8 @@ export interface Lease {
 
 /**
  * Decides which sequences compute which tokens next. All running tasks share each batch: those that decode give one
- * token each, the rest of the batch is filled with prompts in order of arrival. When all of them decode with samplers
- * of the core, one job runs many steps, and is ended early when somebody joins or leaves.
+ * token each, the rest of the batch is filled with prompts, which take turns where they do not all fit. When all of
+ * them decode with samplers of the core, one job runs many steps, and is ended early when somebody joins or leaves.
  */
 export class Scheduler {
   private readonly free: number[];
