@@ -14,6 +14,7 @@ const enums = struct {
     pub const Logits = exports.batch_file.Logits;
     pub const WeightUse = exports.model_file.Use;
     pub const GraphInput = exports.graph_file.Input;
+    pub const ValueType = exports.ValueType;
 };
 
 pub fn main(init: std.process.Init) !void {

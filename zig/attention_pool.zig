@@ -167,9 +167,6 @@ pub const AttentionPool = struct {
 
     // ---- batches ----
 
-    /// Blocks that a sequence's next tokens need, beyond those it owns alone. Nothing changes.
-    pub const Need = struct { blocks: u32 };
-
     /// Counts what the sub-batches of a batch need, one after the other, without touching the pool.
     pub const Estimate = struct {
         free: i64,

@@ -95,9 +95,6 @@ pub const Job = struct {
     }
 };
 
-/// Of the logits that a job left for the foreign side to read.
-pub const LogitsRow = struct { request: u32, position: i32 };
-
 /// A token that was drawn, or why none could be.
 const Drawn = struct { event: queue_file.Event, sentence: []const u8 = "" };
 

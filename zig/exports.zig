@@ -13,6 +13,7 @@ pub const declaration = @import("declaration.zig");
 pub const batch_file = @import("batch.zig");
 pub const model_file = @import("model.zig");
 pub const graph_file = @import("graph.zig");
+pub const ValueType = @import("gguf.zig").ValueType;
 pub const structs = @import("boundary/structs.zig");
 const library = @import("boundary/library.zig");
 const queues = @import("boundary/queues.zig");
@@ -124,10 +125,6 @@ pub const functions = struct {
 
     pub fn strata_model_cancel(model: u32) callconv(.c) i32 {
         return code(models.cancel(model));
-    }
-
-    pub fn strata_model_info(model: u32, out: *structs.LoadInfo) callconv(.c) i32 {
-        return code(models.info(model, out));
     }
 
     // ---- engines ----

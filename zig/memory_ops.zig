@@ -127,7 +127,6 @@ pub const Builder = struct {
 
 // ---- attention ----
 
-/// Crosses the ABI.
 pub const AttendParameters = extern struct {
     /// Multiplies the products of queries and keys.
     scale: f32,
@@ -311,7 +310,7 @@ fn run_convolve(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callco
 
 // ---- selective scan ----
 
-/// Crosses the ABI. Which of the optional tensors `scan` was given, and its shape.
+/// The shape of a scan.
 pub const ScanShape = extern struct {
     /// Channels of one head.
     head_dim: i32,

@@ -3,7 +3,6 @@ import type { AttendOptions, Graph, RopeOptions } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
 import type { Operand, Tensor } from "./tensor.ts";
 
-
 /** weight x + bias. `weight` `[in, out]`, x `[in, rows]`. */
 export function linear(g: Graph, x: Operand, weight: Operand, bias?: Operand): Tensor {
   const product = g.mulMat(weight, x);
@@ -20,7 +19,12 @@ export interface MlpWeights {
 }
 
 /** Gated MLP: down(act(gate x) * up x). "swiglu" = silu, "geglu" = gelu (tanh). (arXiv:2002.05202) */
-export function gatedMlp(g: Graph, x: Operand, w: MlpWeights, activation: "swiglu" | "geglu" | "reglu" = "swiglu"): Tensor {
+export function gatedMlp(
+  g: Graph,
+  x: Operand,
+  w: MlpWeights,
+  activation: "swiglu" | "geglu" | "reglu" = "swiglu",
+): Tensor {
   return g.mulMat(w.down, g.glu(g.mulMat(w.gate, x), g.mulMat(w.up, x), activation));
 }
 

@@ -105,7 +105,10 @@ export class Graph {
   /** Keeps the rows whose logits are wanted: `[n, rows]` to `[n, outputs]`. Call it before the last layer's MLP. */
   selectOutputs(x: Operand): Tensor {
     if (this.outputs === this.rows) return this.tensor(x);
-    return this.getRows(x, this.make("selectOutputs", () => this.native.input("outputs")));
+    return this.getRows(
+      x,
+      this.make("selectOutputs", () => this.native.input("outputs")),
+    );
   }
 
   /** Walks weights and memories of the layers side by side, so that errors name the layer being built. */
@@ -299,7 +302,11 @@ export class Graph {
 
   /** Appends zeros. */
   pad(a: Operand, ...counts: readonly number[]): Tensor {
-    return this.op("pad", [a], [0, 1, 2, 3].map((i) => counts[i] ?? 0));
+    return this.op(
+      "pad",
+      [a],
+      [0, 1, 2, 3].map((i) => counts[i] ?? 0),
+    );
   }
 
   // ---- position ----

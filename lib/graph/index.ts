@@ -13,6 +13,13 @@ export {
   type MoeWeights,
   type SelfAttentionOptions,
 } from "./blocks.ts";
-export { Graph, type AttendOptions, type ConvolveOptions, type GraphLayer, type RopeOptions, type ScanOptions } from "./graph.ts";
+export {
+  Graph,
+  type AttendOptions,
+  type ConvolveOptions,
+  type GraphLayer,
+  type RopeOptions,
+  type ScanOptions,
+} from "./graph.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
 export { Tensor, Weight, type Operand } from "./tensor.ts";

@@ -1,4 +1,5 @@
 import { StrataError } from "../errors.ts";
+import { ValueType } from "../native/abi.ts";
 import { NativeFile, type FileTensor, type ValueLocation } from "../native/file.ts";
 import { typeFacts } from "../native/model.ts";
 import { Metadata, type MetadataValue, type NumberArray } from "./metadata.ts";
@@ -66,22 +67,6 @@ export class ModelFile implements Disposable {
 export function openModelFile(path: string): ModelFile {
   return new ModelFile(path);
 }
-
-const ValueType = {
-  uint8: 0,
-  int8: 1,
-  uint16: 2,
-  int16: 3,
-  uint32: 4,
-  int32: 5,
-  float32: 6,
-  bool: 7,
-  string: 8,
-  array: 9,
-  uint64: 10,
-  int64: 11,
-  float64: 12,
-} as const;
 
 const numberArrays: Readonly<Record<number, new (buffer: ArrayBuffer) => NumberArray>> = {
   [ValueType.uint8]: Uint8Array,

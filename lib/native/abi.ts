@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0xd5c3f7f1;
+export const abiHash = 0x239947fe;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -24,7 +24,6 @@ export const symbols = {
   strata_model_weight: { args: ["u32", "u32", "i32", "buffer"], returns: "i32" },
   strata_model_load: { args: ["u32", "u32"], returns: "i32" },
   strata_model_cancel: { args: ["u32"], returns: "i32" },
-  strata_model_info: { args: ["u32", "buffer"], returns: "i32" },
   strata_engine_new: { args: ["u32", "u32", "buffer", "u32", "buffer", "buffer"], returns: "i32" },
   strata_engine_close: { args: ["u32"], returns: "i32" },
   strata_engine_stops: { args: ["u32", "buffer", "u32"], returns: "i32" },
@@ -137,14 +136,6 @@ export const layouts = {
       nodes: { type: "i32", offset: 0, count: 1 },
       padding: { type: "i32", offset: 4, count: 1 },
       computeBytes: { type: "f64", offset: 8, count: 1 },
-    },
-  },
-  LoadInfo: {
-    size: 16,
-    fields: {
-      weights: { type: "u32", offset: 0, count: 1 },
-      repacked: { type: "u32", offset: 4, count: 1 },
-      repackedBytes: { type: "f64", offset: 8, count: 1 },
     },
   },
   Bounds: {
@@ -305,6 +296,22 @@ export const GraphInput = {
   tokens: 0,
   positions: 1,
   outputs: 2,
+} as const;
+
+export const ValueType = {
+  uint8: 0,
+  int8: 1,
+  uint16: 2,
+  int16: 3,
+  uint32: 4,
+  int32: 5,
+  float32: 6,
+  bool: 7,
+  string: 8,
+  array: 9,
+  uint64: 10,
+  int64: 11,
+  float64: 12,
 } as const;
 
 /** The graph operations: their numbers and the kinds of their parameters. */

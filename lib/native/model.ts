@@ -62,12 +62,6 @@ export class NativeModel {
     });
   }
 
-  info(): { weights: number; repacked: number; repackedBytes: number } {
-    const info = new Struct("LoadInfo");
-    check(native().strata_model_info(this.handle, info.bytes));
-    return { weights: info.get("weights"), repacked: info.get("repacked"), repackedBytes: info.get("repackedBytes") };
-  }
-
   free(): void {
     if (this.freed) return;
     this.freed = true;

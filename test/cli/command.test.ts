@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadModel } from "../../lib/index.ts";
-import { withEntry } from "./gguf.ts";
+import { Gguf, GgufType } from "../model/gguf.ts";
 import { strata, strataCommand, tinyHybrid, type Ended } from "./strata.ts";
 
 const prompt = "The old king was";
@@ -121,7 +121,10 @@ describe("perplexity is that of the SDK's logits", () => {
 
   async function withBos(): Promise<string> {
     const path = join(folder, "with-bos.gguf");
-    await writeFile(path, withEntry(await readFile(tinyHybrid), "tokenizer.ggml.add_bos_token", true));
+    await writeFile(
+      path,
+      Gguf.read(tinyHybrid).set("tokenizer.ggml.add_bos_token", GgufType.bool, Uint8Array.of(1)).write(),
+    );
     return path;
   }
 

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { withEntry } from "./gguf.ts";
+import { Gguf } from "../model/gguf.ts";
 import { strata, strataCommand, tinyHybrid } from "./strata.ts";
 
 const template =
@@ -13,7 +13,7 @@ let chatModel = "";
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "strata-chat-"));
   chatModel = join(folder, "chat.gguf");
-  await writeFile(chatModel, withEntry(await readFile(tinyHybrid), "tokenizer.chat_template", template));
+  await writeFile(chatModel, Gguf.read(tinyHybrid).setString("tokenizer.chat_template", template).write());
 });
 afterAll(() => rm(folder, { recursive: true }));
 

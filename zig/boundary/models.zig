@@ -59,14 +59,3 @@ fn load_main(model: *SharedModel, queue: *SharedQueue, handle: u32) void {
 pub fn cancel(handle: u32) status.Error!void {
     (try objects.models.get(handle)).value.progress.cancelled.store(true, .monotonic);
 }
-
-pub fn info(handle: u32, out: *structs.LoadInfo) status.Error!void {
-    const model = &(try objects.models.get(handle)).value;
-    var repacked: u32 = 0;
-    for (model.weights.items) |weight| repacked += @intFromBool(weight.repacked);
-    out.* = .{
-        .weights = @intCast(model.weights.items.len),
-        .repacked = repacked,
-        .repacked_bytes = @floatFromInt(model.repacked_bytes),
-    };
-}

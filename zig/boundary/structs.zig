@@ -82,12 +82,6 @@ pub const GraphInfo = extern struct {
     compute_bytes: f64,
 };
 
-pub const LoadInfo = extern struct {
-    weights: u32,
-    repacked: u32,
-    repacked_bytes: f64,
-};
-
 pub const Bounds = extern struct { min: i32, end: i32 };
 pub const TypeInfo = extern struct { block_elements: i32, block_bytes: i32, name: [16]u8 };
 pub const Event = queue_file.Event;
