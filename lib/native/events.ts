@@ -85,7 +85,9 @@ class EventPump {
     const source = this.events.get("source", i);
     const event = this.decode(i);
     if (event.kind === "done" || event.kind === "closed") this.outstanding -= 1;
-    this.listeners.get(source)?.(event);
+    // Models and engines count their handles apart; a loader's events belong to no job, and its key is negative.
+    const isLoader = event.kind === "progress" || (event.kind === "done" && event.job === 0);
+    this.listeners.get(isLoader ? -source : source)?.(event);
   }
 
   private decode(i: number): NativeEvent {

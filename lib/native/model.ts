@@ -44,10 +44,10 @@ export class NativeModel {
       }
     };
     return new Promise<void>((resolve, reject) => {
-      pump.listen(this.handle, (event) => {
+      pump.listen(-this.handle, (event) => {
         if (event.kind === "progress") report({ doneBytes: event.done, totalBytes: event.total });
         if (event.kind !== "done") return;
-        pump.forget(this.handle);
+        pump.forget(-this.handle);
         signal?.removeEventListener("abort", cancel);
         // A small file is loaded before a wish to cancel arrives; it holds all the same.
         if (thrown !== undefined) reject(thrown.cause);
