@@ -124,6 +124,7 @@ const Ggml = struct {
         const os = target.result.os.tag;
 
         const module = b.createModule(.{
+            .root_source_file = b.path("ggml/libm.zig"),
             .target = target,
             .optimize = optimize,
             .link_libc = true,

@@ -50,6 +50,8 @@ const flags_common = [_][]const u8{
     "-fno-sanitize=undefined",
     "-fno-math-errno",
     "-Wno-everything",
+    "-include",
+    "ggml/libm.h",
 };
 const flags_linux = flags_common ++ [_][]const u8{"-D_GNU_SOURCE"};
 const flags_macos = flags_common ++ [_][]const u8{"-D_DARWIN_C_SOURCE"};

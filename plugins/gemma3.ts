@@ -15,6 +15,9 @@ import {
 /** Every sixth layer sees all tokens, the others a window. */
 const globalPeriod = 6;
 
+/** The 27B model, which no key names, scales queries by the width per head instead of the head's own. */
+const layersOf27B = 62;
+
 /** Gemma 3 (arXiv:2503.19786): five layers with a sliding window to one with full attention, norms before and after. */
 export const gemma3 = defineArchitecture({
   names: ["gemma3"],
@@ -23,16 +26,18 @@ export const gemma3 = defineArchitecture({
     const width = m.count("gemma3.embedding_length");
     const heads = m.count("gemma3.attention.head_count");
     const headDim = m.count("gemma3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+    const layers = layerCount(m, "gemma3");
     return {
       vocabulary: vocabularySize(m, "gemma3"),
       contextLength: m.count("gemma3.context_length"),
-      layers: layerCount(m, "gemma3"),
+      layers,
       width,
       hidden: m.count("gemma3.feed_forward_length"),
       heads,
       kvHeads: m.count("gemma3.attention.head_count_kv", heads),
       headDim,
       valueDim: m.count("gemma3.attention.value_length", headDim),
+      queryScale: 1 / Math.sqrt(layers === layersOf27B ? width / heads : headDim),
       window: m.count("gemma3.attention.sliding_window"),
       eps: m.number("gemma3.attention.layer_norm_rms_epsilon"),
       ropeBase: m.number("gemma3.rope.freq_base", 1e6),
@@ -80,7 +85,8 @@ export const gemma3 = defineArchitecture({
         ? ({ mode: "neox", base: c.ropeBase, scale: c.ropeScale } as const)
         : ({ mode: "neox", base: c.ropeBaseLocal } as const);
       const normed = g.rmsNorm(x, c.eps, layer.norm);
-      let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads: c.heads, rope, eps: c.eps });
+      const { heads, eps, queryScale } = c;
+      let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads, rope, eps, queryScale });
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, g.rmsNorm(mixed, c.eps, layer.postNorm));
       const hidden = gatedMlp(g, g.rmsNorm(x, c.eps, layer.mlpNorm), layer, "geglu");

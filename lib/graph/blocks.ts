@@ -97,6 +97,8 @@ export interface SelfAttentionOptions extends Pick<AttendOptions, "scale" | "sof
   readonly rope?: RopeOptions | undefined;
   /** Epsilon of the head norms. */
   readonly eps?: number;
+  /** Multiplies the queries, after their rotation; scores are then not scaled, unless `scale` says how. */
+  readonly queryScale?: number;
 }
 
 /**
@@ -104,7 +106,7 @@ export interface SelfAttentionOptions extends Pick<AttendOptions, "scale" | "sof
  * the memory holds, output projection. x `[d, rows]` gives `[d, rows]`.
  */
 export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options: SelfAttentionOptions): Tensor {
-  const { heads, rope, eps = 1e-6, scale, softcap } = options;
+  const { heads, rope, eps = 1e-6, queryScale, scale = queryScale && 1, softcap } = options;
   const memory = given("selfAttention", options.memory);
   const { record } = memory;
   if (record.kind !== "attention") {
@@ -115,7 +117,8 @@ export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options
     const normed = norm === undefined ? t : g.rmsNorm(t, eps, norm);
     return rope === undefined ? normed : g.rope(normed, rope);
   };
-  const queries = turn(g.reshape(linear(g, x, w.q, w.qBias), keyDim, heads, g.rows), w.qNorm);
+  const turned = turn(g.reshape(linear(g, x, w.q, w.qBias), keyDim, heads, g.rows), w.qNorm);
+  const queries = queryScale === undefined ? turned : g.scale(turned, queryScale);
   const keys = turn(g.reshape(linear(g, x, w.k, w.kBias), keyDim, kvHeads, g.rows), w.kNorm);
   const values = g.reshape(linear(g, x, w.v, w.vBias), valueDim, kvHeads, g.rows);
   const attended = g.attend(memory, {

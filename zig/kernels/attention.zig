@@ -10,6 +10,7 @@ const vector = @import("vector.zig");
 const element = @import("element.zig");
 const rows_path = @import("attention_rows.zig");
 const tiles_path = @import("attention_tiles.zig");
+const halves_path = @import("attention_halves.zig");
 
 const assert = std.debug.assert;
 
@@ -141,7 +142,8 @@ const Runs = struct {
         if (first == rows.len) return null;
         while (runs.at < rows.len and rows[runs.at].sequence == rows[first].sequence) runs.at += 1;
         const count = runs.at - first;
-        const in_tiles = tiles_path.suit(count, runs.args.group(), runs.args.kv_heads);
+        const in_tiles = tiles_path.suit(count, runs.args.group(), runs.args.kv_heads) and
+            !halves_path.suit(runs.args, first, count);
         return .{ .first = first, .count = count, .in_tiles = in_tiles };
     }
 };

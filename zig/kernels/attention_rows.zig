@@ -6,6 +6,7 @@ const std = @import("std");
 const vector = @import("vector.zig");
 const element = @import("element.zig");
 const attention = @import("attention.zig");
+const halves_path = @import("attention_halves.zig");
 
 const assert = std.debug.assert;
 const lanes = vector.lanes;
@@ -23,7 +24,7 @@ const heads_max = if (vector.many_registers) 4 else 2;
 const value_vectors_max = 4;
 
 /// Heads of one unit of work.
-const unit_heads_max = 32;
+pub const unit_heads_max = 32;
 
 /// The part of all costs that belongs to this thread; `at` moves on as runs are passed.
 pub const Share = struct { begin: u64, end: u64, at: u64 = 0 };
@@ -68,11 +69,12 @@ const Scratch = struct {
 
 pub fn scratch_bytes(key_dim: usize, value_dim: usize, group: usize) usize {
     const heads: usize = @min(group, unit_heads_max);
-    return attention.padded(f32, heads * element.vector_count(key_dim) * lanes) +
+    const bytes = attention.padded(f32, heads * element.vector_count(key_dim) * lanes) +
         attention.padded(f32, heads * element.vector_count(value_dim) * lanes) +
         attention.padded(f32, heads * tile_cells) +
         attention.padded(f32, tile_cells * lanes) +
         3 * attention.padded(u32, tile_cells);
+    return @max(bytes, halves_path.Scratch.bytes_of(key_dim, value_dim, heads));
 }
 
 /// Computes what lies in this thread's share of `count` rows.
@@ -86,6 +88,10 @@ pub fn run_part(
     const group = args.group();
     const unit_heads: usize = @min(group, unit_heads_max);
     const scratch: Scratch = .init(bytes, args.key_dim, args.value_dim, unit_heads);
+    const halves: ?halves_path.Scratch = if (halves_path.suit(args, first, count))
+        .init(bytes, args.key_dim, args.value_dim, unit_heads)
+    else
+        null;
     for (first..first + count) |row| {
         const cost = cost_per_head(args, args.rows[row]);
         // A head belongs to the share in which its first cell lies.
@@ -94,8 +100,12 @@ pub fn run_part(
         while (head < end) {
             const kv_head = head / group;
             const stop = @min(end, (kv_head + 1) * group, head + unit_heads);
-            var unit: Unit = .{ .args = args, .scratch = &scratch, .kv_head = kv_head, .heads = stop - head };
-            unit.run(row, head);
+            if (halves) |*other| {
+                halves_path.run(args, other, row, head, stop - head);
+            } else {
+                var unit: Unit = .{ .args = args, .scratch = &scratch, .kv_head = kv_head, .heads = stop - head };
+                unit.run(row, head);
+            }
             head = stop;
         }
         share.at += cost * args.heads;
@@ -138,16 +148,16 @@ const Unit = struct {
         while (cells.len > 0) {
             const next = walk.next(scratch.cells[other][0..tile_cells]);
             other = 1 - other;
-            const keys = unit.source(.keys, cells);
-            const values = unit.source(.values, cells);
+            const keys: Source = .of_keys(args, unit.kv_head, cells);
+            const values: Source = .of_values(args, unit.kv_head, cells);
             unit.score(keys, .of(values, args.v_type));
             for (0..unit.heads) |i| unit.soften(i, cells.len);
-            unit.add_values(values, .of(unit.source(.keys, next), args.k_type));
+            unit.add_values(values, .of(.of_keys(args, unit.kv_head, next), args.k_type));
             cells = next;
         }
         for (0..unit.heads) |i| {
             const out = args.out + row * args.out_token_stride + (head + i) * args.out_head_stride;
-            unit.store_out(i, out, scratch.out + i * value_stride);
+            store_out(args.value_dim, unit.total[i], out, scratch.out + i * value_stride);
         }
     }
 
@@ -169,27 +179,9 @@ const Unit = struct {
         }
     }
 
-    fn source(unit: *const Unit, side: enum { keys, values }, cells: []const u32) Source {
-        const args = unit.args;
-        return switch (side) {
-            .keys => .{
-                .base = args.key_head(unit.kv_head),
-                .cell_bytes = args.k_cell_bytes,
-                .cells = cells,
-                .dim = args.key_dim,
-            },
-            .values => .{
-                .base = args.value_head(unit.kv_head),
-                .cell_bytes = args.v_cell_bytes,
-                .cells = cells,
-                .dim = args.value_dim,
-            },
-        };
-    }
-
     /// For the first tile, which no tile before it has fetched.
     fn fetch_all(unit: *const Unit, cells: []const u32) void {
-        const keys: Ahead = .of(unit.source(.keys, cells), unit.args.k_type);
+        const keys: Ahead = .of(.of_keys(unit.args, unit.kv_head, cells), unit.args.k_type);
         for (0..cells.len) |i| keys.fetch(i);
     }
 
@@ -283,27 +275,36 @@ const Unit = struct {
             i += heads_now;
         }
     }
-
-    fn store_out(unit: *Unit, i: usize, to: [*]f32, from: [*]const f32) void {
-        const dim = unit.args.value_dim;
-        const total = unit.total[i];
-        // Nothing was seen, or nothing with a weight.
-        const factor = vector.splat(if (total == 0) 0 else 1 / total);
-        if (dim < lanes) return vector.store_part(to, vector.load(from) * factor, dim);
-        for (0..element.vector_count(dim)) |v| {
-            vector.store(to + element.vector_start(v, dim), vector.load(from + v * lanes) * factor);
-        }
-    }
 };
 
+/// Divides what was summed up by the total of the weights.
+pub fn store_out(dim: usize, total: f32, to: [*]f32, from: [*]const f32) void {
+    // Nothing was seen, or nothing with a weight.
+    const factor = vector.splat(if (total == 0) 0 else 1 / total);
+    if (dim < lanes) return vector.store_part(to, vector.load(from) * factor, dim);
+    for (0..element.vector_count(dim)) |v| {
+        vector.store(to + element.vector_start(v, dim), vector.load(from + v * lanes) * factor);
+    }
+}
+
 /// Where the keys or values of a head lie, for some cells.
-const Source = struct {
+pub const Source = struct {
     base: [*]const u8,
     cell_bytes: usize,
     cells: []const u32,
     dim: usize,
 
-    inline fn cell(source: Source, i: usize) [*]const u8 {
+    pub fn of_keys(args: *const Args, kv_head: usize, cells: []const u32) Source {
+        const base = args.key_head(kv_head);
+        return .{ .base = base, .cell_bytes = args.k_cell_bytes, .cells = cells, .dim = args.key_dim };
+    }
+
+    pub fn of_values(args: *const Args, kv_head: usize, cells: []const u32) Source {
+        const base = args.value_head(kv_head);
+        return .{ .base = base, .cell_bytes = args.v_cell_bytes, .cells = cells, .dim = args.value_dim };
+    }
+
+    pub inline fn cell(source: Source, i: usize) [*]const u8 {
         return source.base + source.cells[i] * source.cell_bytes;
     }
 
@@ -412,12 +413,12 @@ fn add_heads(
 }
 
 /// Lists the cells of a range of positions, in their order.
-const Walk = struct {
+pub const Walk = struct {
     spans: []const attention.Span,
     low: i64,
     high: i64,
 
-    fn next(walk: *Walk, buffer: []u32) []u32 {
+    pub fn next(walk: *Walk, buffer: []u32) []u32 {
         var count: usize = 0;
         while (walk.spans.len > 0 and count < buffer.len and walk.low <= walk.high) {
             const span = walk.spans[0];

@@ -79,7 +79,7 @@ inline fn fold_once(
 }
 
 /// Folds a vector of up to 16 lanes to `width` lanes, as a tree.
-inline fn fold(
+pub inline fn fold(
     comptime operation: Operation,
     comptime width: comptime_int,
     v: anytype,
