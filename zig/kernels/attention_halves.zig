@@ -12,6 +12,7 @@ const builtin = @import("builtin");
 const vector = @import("vector.zig");
 const element = @import("element.zig");
 const attention = @import("attention.zig");
+const exponential = @import("exponential.zig");
 const rows_path = @import("attention_rows.zig");
 
 const assert = std.debug.assert;
@@ -181,12 +182,12 @@ fn soften(weights: []f32, shrink: []f32) f32 {
         const score = weight.*;
         factor.* = 1;
         if (score > largest) {
-            factor.* = exp(largest - score);
+            factor.* = exponential.exp(largest - score);
             largest = score;
         }
         weight.* = score - largest;
     }
-    for (weights) |*weight| weight.* = exp(weight.*);
+    for (weights) |*weight| weight.* = exponential.exp(weight.*);
     var total: f32 = 0;
     for (weights, shrink) |weight, factor| total = total * factor + weight;
     return total;
@@ -259,53 +260,4 @@ fn add_short(comptime heads: usize, from: Source, scratch: *const Scratch, first
         }
         to[h * lanes + d] = total;
     };
-}
-
-const exp_steps = 32;
-
-/// 2 to the power of i / 32, for every i.
-const exp_table: [exp_steps]f64 = table: {
-    @setEvalBranchQuota(100_000);
-    var step: f128 = 2;
-    for (0..5) |_| step = @sqrt(step);
-    var powers: [exp_steps]f64 = undefined;
-    var power: f128 = 1;
-    for (&powers) |*value| {
-        value.* = @floatCast(power);
-        power *= step;
-    }
-    break :table powers;
-};
-
-/// e to the power of `x`, which is at most 0, to the bit as glibc's `expf`: x * 32 / ln 2 is split into a whole
-/// number, whose power of two is looked up, and a rest, for which a cubic does.
-/// Source: S. Nagy, ARM optimized routines, `expf`; the coefficients are from there.
-fn exp(x: f32) f32 {
-    // Below, glibc underflows by and by; in ggml's sums of halves such weights are 0 either way.
-    if (x < -87) return 0;
-    const rounder = 0x1.8p52;
-    const scaled = @as(f64, x) * (exp_steps * std.math.log2e);
-    const shifted = scaled + rounder;
-    const r = scaled - (shifted - rounder);
-    const n: i64 = @as(i32, @truncate(@as(i64, @bitCast(shifted))));
-    const power: i64 = @bitCast(exp_table[@intCast(n & (exp_steps - 1))]);
-    const s: f64 = @bitCast(power +% (n >> 5 << 52));
-    const c3 = 0x1.c6af84b912394p-5 / @as(f64, exp_steps * exp_steps * exp_steps);
-    const c2 = 0x1.ebfce50fac4f3p-3 / @as(f64, exp_steps * exp_steps);
-    const c1 = 0x1.62e42ff0c52d6p-1 / @as(f64, exp_steps);
-    return @floatCast(((c3 * r + c2) * (r * r) + (c1 * r + 1)) * s);
-}
-
-test "the exponential is correctly rounded nearly always" {
-    var wrong: usize = 0;
-    const count = 100_000;
-    for (0..count) |i| {
-        const x: f32 = -80 * @as(f32, @floatFromInt(i)) / count;
-        const exact: f32 = @floatCast(@exp(@as(f64, x)));
-        if (exp(x) != exact) wrong += 1;
-    }
-    try std.testing.expect(wrong < count / 100);
-    try std.testing.expectEqual(1, exp(0));
-    try std.testing.expectEqual(0, exp(-std.math.inf(f32)));
-    try std.testing.expect(std.math.isNan(exp(std.math.nan(f32))));
 }

@@ -4,12 +4,15 @@
 //! as they lie and nothing is summed across lanes. With `Q^T` of a block laid out once, a tile takes two products,
 //! `S^T = K Q^T` and `O^T += V^T P^T`, whose left sides are single numbers spread over a register.
 //!
+//! Tiles and sums are those of ggml's tiled flash attention, for the reason that `attention_halves.zig` gives.
+//!
 //! Tiles start at multiples of `tile_cells` positions and lanes do not mix: a row gives the same bits in any block.
 
 const std = @import("std");
 const vector = @import("vector.zig");
 const element = @import("element.zig");
 const attention = @import("attention.zig");
+const exponential = @import("exponential.zig");
 
 const assert = std.debug.assert;
 const lanes = vector.lanes;
@@ -24,7 +27,9 @@ pub fn suit(rows: usize, group: usize, kv_heads: usize) bool {
     return rows * group >= queries_min;
 }
 
-const tile_cells = 96;
+const tile_cells = 64;
+/// Weights are summed up as trees of this many cells, and those sums in f64.
+const tree_cells = if (lanes == 16) 16 else 8;
 const block_queries_max = 64;
 const block_vectors_max = block_queries_max / lanes;
 
@@ -181,7 +186,7 @@ const Block = struct {
         return all;
     }
 
-    /// Lays the queries out as `[queries, key_dim]`, scaled, with zeros in the lanes that are left over.
+    /// Lays the queries out as `[queries, key_dim]`, with zeros in the lanes that are left over.
     fn load_queries(block: *Block) void {
         const args = block.args;
         const group = args.group();
@@ -199,7 +204,7 @@ const Block = struct {
             block.low[lane] = range[0];
             block.high[lane] = range[1];
             const q = args.q + row * args.q_token_stride + head * args.q_head_stride;
-            for (0..args.key_dim) |d| to[d * block.stride()] = q[d] * args.scale;
+            for (0..args.key_dim) |d| to[d * block.stride()] = q[d];
         }
     }
 
@@ -219,11 +224,12 @@ const Block = struct {
             .left_stride = args.key_dim,
             .right = scratch.q,
             .to = scratch.scores,
-            .shrink = &block.shrink,
+            .factor = .{ .all = vector.splat(if (args.softcap == 0) args.scale else args.scale / args.softcap) },
         });
         if (args.softcap != 0) block.cap_scores(cells.len);
         if (tile.edge) block.hide(tile);
-        for (0..block.vectors) |v| block.soften(v, cells.len);
+        const before: usize = @intCast(@mod(tile.low, tile_cells));
+        for (0..block.vectors) |v| block.soften(v, before, cells.len);
         unpack_cells(args.v_type, values, args.v_cell_bytes, cells, args.value_dim, data);
         product(.values, .{
             .rows = args.value_dim,
@@ -233,7 +239,7 @@ const Block = struct {
             .left_stride = args.value_dim,
             .right = scratch.scores,
             .to = scratch.out,
-            .shrink = &block.shrink,
+            .factor = .{ .each = &block.shrink },
         });
     }
 
@@ -241,7 +247,7 @@ const Block = struct {
         const cap = vector.splat(block.args.softcap);
         for (0..count * block.vectors) |i| {
             const at = block.scratch.scores + i * lanes;
-            vector.store(at, cap * vector.tanh(vector.load(at) / cap));
+            vector.store(at, cap * vector.tanh(vector.load(at)));
         }
     }
 
@@ -263,23 +269,40 @@ const Block = struct {
         }
     }
 
-    /// One step of the running softmax: scores become weights.
-    fn soften(block: *Block, v: usize, count: usize) void {
+    /// One step of the running softmax: scores become weights. The tile's cells begin with the one numbered `before`.
+    fn soften(block: *Block, v: usize, before: usize, count: usize) void {
         const infinity = vector.splat(std.math.inf(f32));
         const scores = block.scratch.scores + v * lanes;
         var largest = block.largest[v];
         for (0..count) |j| largest = vector.max(vector.load(scores + j * block.stride()), largest);
         // Where every score is minus infinity, any finite number does.
         const origin = @select(f32, largest == -infinity, vector.splat(0), largest);
-        var total: Vec = @splat(0);
-        for (0..count) |j| {
-            const at = scores + j * block.stride();
-            const weights = vector.exp(vector.load(at) - origin);
-            vector.store(at, weights);
-            total += weights;
+        var total: @Vector(lanes, f64) = @splat(0);
+        var j: usize = 0;
+        while (j < count) {
+            var tree: [tree_cells]Vec = @splat(@splat(0));
+            const first = (before + j) % tree_cells;
+            const end = @min(tree_cells, first + count - j);
+            for (first..end) |leaf| {
+                const at = scores + j * block.stride();
+                tree[leaf] = vector.exp(vector.load(at) - origin);
+                vector.store(at, tree[leaf]);
+                j += 1;
+            }
+            comptime var half = tree_cells / 2;
+            inline while (half > 0) : (half /= 2) {
+                for (tree[0..half], tree[half..][0..half]) |*low, high| low.* += high;
+            }
+            total += @as(@Vector(lanes, f64), @floatCast(tree[0]));
         }
-        const shrink = vector.exp(block.largest[v] - origin);
-        block.total[v] = vector.fma(block.total[v], shrink, total);
+        var shrink = vector.splat(1);
+        if (@reduce(.Or, origin != block.largest[v])) {
+            var powers: [lanes]f32 = block.largest[v] - origin;
+            for (&powers) |*power| power.* = exponential.exp(power.*);
+            shrink = powers;
+        }
+        const shrunk: @Vector(lanes, f64) = @floatCast(block.total[v] * shrink);
+        block.total[v] = @floatCast(shrunk + total);
         block.shrink[v] = shrink;
         block.largest[v] = largest;
     }
@@ -360,8 +383,8 @@ fn unpack_cells(
     }
 }
 
-/// Both products: `.keys` has its left side as `[depth, rows]` and replaces what is there; `.values` has it as
-/// `[rows, depth]` and adds to what is there, shrunk.
+/// Both products: `.keys` has its left side as `[depth, rows]`, replaces what is there, and multiplies it with a factor;
+/// `.values` has it as `[rows, depth]` and adds to what is there, multiplied with a factor for each column.
 const Side = enum { keys, values };
 
 const Product = struct {
@@ -374,7 +397,7 @@ const Product = struct {
     right: [*]const f32,
     /// `[vectors * lanes, rows]`.
     to: [*]f32,
-    shrink: [*]const Vec,
+    factor: union { all: Vec, each: [*]const Vec },
 };
 
 fn product(comptime side: Side, sizes: Product) void {
@@ -410,7 +433,11 @@ fn product_block(
     v: usize,
 ) void {
     const stride = sizes.vectors * lanes;
+    const to = sizes.to + row * stride + v * lanes;
     var sums: [rows][vectors]Vec = @splat(@splat(@splat(0)));
+    if (side == .values) inline for (0..rows) |r| inline for (0..vectors) |i| {
+        sums[r][i] = vector.load(to + r * stride + i * lanes) * sizes.factor.each[v + i];
+    };
     var right = sizes.right + v * lanes;
     const left = switch (side) {
         .keys => sizes.left + row * sizes.left_stride,
@@ -429,10 +456,9 @@ fn product_block(
         }
     }
     inline for (0..rows) |r| inline for (0..vectors) |i| {
-        const to = sizes.to + (row + r) * stride + (v + i) * lanes;
-        vector.store(to, switch (side) {
-            .keys => sums[r][i],
-            .values => vector.fma(vector.load(to), sizes.shrink[v + i], sums[r][i]),
+        vector.store(to + r * stride + i * lanes, switch (side) {
+            .keys => sums[r][i] * sizes.factor.all,
+            .values => sums[r][i],
         });
     };
 }
