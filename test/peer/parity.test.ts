@@ -40,10 +40,6 @@ function margin({ top: [best, second] }: PeerStep): number {
   return (best?.probability ?? Number.NaN) - (second?.probability ?? Number.NaN);
 }
 
-function rootMeanSquare(values: readonly number[]): number {
-  return Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / values.length);
-}
-
 describe.each(comparedModels)("$name", ({ name, path }) => {
   let model: Model;
   beforeAll(async () => {
@@ -55,49 +51,31 @@ describe.each(comparedModels)("$name", ({ name, path }) => {
     await peer.unload(path);
   });
 
-  // Quantised weights are multiplied with quantised activations, whose rounding turns any difference in the last digit
-  // into one of percents: libllama with and without flash attention differs from itself as much as from us, and so do
-  // we between AVX2 and AVX-512. So libllama's own difference is measured in the same run, and says what is clear.
   test(`the most probable token is libllama's along ${prompts.length} of its continuations`, async () => {
     const tokens = prompts.map((prompt) => model.tokenizer.encode(prompt));
     const settings = { kvType: "f16", flashAttention: true, threads } as const;
     const continuations = await peer.greedy({ model: path, prompts: tokens, count: positions, ...settings });
     expect(continuations.map((steps) => steps.length)).toEqual(prompts.map(() => positions));
 
-    const compared: { margin: number; agrees: boolean; ours: number; own: number }[] = [];
+    const compared: { margin: number; agrees: boolean; difference: number }[] = [];
     for (const [index, steps] of continuations.entries()) {
-      const prompt = tokens[index] ?? [];
-      const ours = await follow(model, prompt, steps);
-      const whole = [...prompt, ...steps.map(({ token }) => token)];
-      const other = { model: path, tokens: whole, from: prompt.length - 1, ...settings, flashAttention: false };
-      const without = await peer.logProbabilities(other);
-      expect([ours.length, without.length]).toEqual([positions, positions]);
+      const ours = await follow(model, tokens[index] ?? [], steps);
+      expect(ours.length).toBe(positions);
       for (const [at, step] of steps.entries()) {
-        const probability = step.top[0]?.probability ?? Number.NaN;
-        compared.push({
-          margin: margin(step),
-          agrees: ours[at]?.token === step.token,
-          ours: (ours[at]?.probability ?? Number.NaN) - probability,
-          own: Math.exp(without[at] ?? Number.NaN) - probability,
-        });
+        const difference = (ours[at]?.probability ?? Number.NaN) - (step.top[0]?.probability ?? Number.NaN);
+        compared.push({ margin: margin(step), agrees: ours[at]?.token === step.token, difference });
       }
     }
 
-    const noise = rootMeanSquare(compared.map(({ own }) => own));
-    const difference = rootMeanSquare(compared.map(({ ours }) => ours));
     const wide = compared.filter((step) => step.margin > margin_min);
-    const clear = Math.max(margin_min, 6 * noise);
-    const others = wide.filter(({ agrees }) => !agrees).map((step) => step.margin.toFixed(4));
+    const same = compared.filter(({ difference }) => Math.abs(difference) < 5e-4).length;
     console.log(
       `${name}: of ${wide.length} positions where libllama's two best differ by more than ${margin_min}, ` +
-        `${wide.length - others.length} agree${others.length > 0 ? `; differences at the others: ${others.join(", ")}` : ""}; ` +
-        `probabilities differ from libllama's by ${difference.toExponential(1)}, libllama's own by ${noise.toExponential(1)}`,
+        `${wide.filter(({ agrees }) => agrees).length} agree; of ${compared.length} probabilities, ${same} are libllama's to 5e-4`,
     );
     // A model that hardly ever is sure of a token would prove nothing.
     expect(wide.length).toBeGreaterThan((prompts.length * positions) / 2);
-    expect(difference).toBeLessThanOrEqual(Math.max(1.5 * noise, 2e-3));
-    expect(wide.filter((step) => !step.agrees && step.margin > clear)).toEqual([]);
-    expect(others.length).toBeLessThanOrEqual(clear > margin_min ? Math.ceil(wide.length / 50) : 0);
+    expect(wide.filter(({ agrees }) => !agrees)).toEqual([]);
   });
 });
 

@@ -12,7 +12,7 @@ const builtin = @import("builtin");
 const vector = @import("vector.zig");
 const element = @import("element.zig");
 const attention = @import("attention.zig");
-const exponential = @import("exponential.zig");
+const elementary = @import("elementary.zig");
 const rows_path = @import("attention_rows.zig");
 
 const assert = std.debug.assert;
@@ -158,7 +158,7 @@ fn score_heads(comptime heads: usize, args: *const Args, from: Source, q: [*]con
         }
         inline for (0..heads) |h| {
             const first = (sums[h][0] + sums[h][2]) + (sums[h][1] + sums[h][3]);
-            const dot: f32 = @floatCast(sum(first) + rest[h]);
+            const dot: f32 = @floatCast(vector.sum(first) + rest[h]);
             const score = dot * scale;
             scores[h * cells_max + i] = if (args.softcap == 0)
                 score
@@ -168,13 +168,6 @@ fn score_heads(comptime heads: usize, args: *const Args, from: Source, q: [*]con
     }
 }
 
-/// In the order of ggml's reductions for 16 and 8 lanes, which differ at the end.
-fn sum(v: DotVec) f32 {
-    if (dot_lanes == 16) return vector.sum(v);
-    const four: [4]f32 = vector.fold(.add, 4, v);
-    return (four[0] + four[1]) + (four[2] + four[3]);
-}
-
 /// The running softmax, cell by cell: scores become weights against the largest score so far. Returns their total.
 fn soften(weights: []f32, shrink: []f32) f32 {
     var largest = -std.math.inf(f32);
@@ -182,12 +175,12 @@ fn soften(weights: []f32, shrink: []f32) f32 {
         const score = weight.*;
         factor.* = 1;
         if (score > largest) {
-            factor.* = exponential.exp(largest - score);
+            factor.* = elementary.exp(largest - score);
             largest = score;
         }
         weight.* = score - largest;
     }
-    for (weights) |*weight| weight.* = exponential.exp(weight.*);
+    for (weights) |*weight| weight.* = elementary.exp(weight.*);
     var total: f32 = 0;
     for (weights, shrink) |weight, factor| total = total * factor + weight;
     return total;

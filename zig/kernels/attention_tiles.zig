@@ -12,7 +12,7 @@ const std = @import("std");
 const vector = @import("vector.zig");
 const element = @import("element.zig");
 const attention = @import("attention.zig");
-const exponential = @import("exponential.zig");
+const elementary = @import("elementary.zig");
 
 const assert = std.debug.assert;
 const lanes = vector.lanes;
@@ -298,7 +298,7 @@ const Block = struct {
         var shrink = vector.splat(1);
         if (@reduce(.Or, origin != block.largest[v])) {
             var powers: [lanes]f32 = block.largest[v] - origin;
-            for (&powers) |*power| power.* = exponential.exp(power.*);
+            for (&powers) |*power| power.* = elementary.exp(power.*);
             shrink = powers;
         }
         const shrunk: @Vector(lanes, f64) = @floatCast(block.total[v] * shrink);

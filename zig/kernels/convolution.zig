@@ -90,8 +90,9 @@ fn channel_block(
             const out = args.out + row * args.out_row_stride + channel;
             inline for (0..vectors) |v| history[taps - 1][v] = (x + v * width)[0..width].*;
             inline for (0..vectors) |v| {
-                var y = bias[v];
-                inline for (0..taps) |j| y = vector.fma(weight[v][j], history[j][v], y);
+                var y = weight[v][0] * history[0][v];
+                inline for (1..taps) |j| y = vector.fma(weight[v][j], history[j][v], y);
+                y += bias[v];
                 (out + v * width)[0..width].* = if (args.silu) vector.silu(y) else y;
             }
             inline for (0..taps - 1) |j| history[j] = history[j + 1];

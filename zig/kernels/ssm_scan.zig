@@ -10,6 +10,7 @@
 
 const std = @import("std");
 const vector = @import("vector.zig");
+const elementary = @import("elementary.zig");
 
 const assert = std.debug.assert;
 const lanes = vector.lanes;
@@ -67,6 +68,10 @@ fn short_vectors(form: Form) usize {
         .mamba2 => long_vectors / 2,
     };
 }
+
+/// Vectors are summed up in this many sums, as ggml's scan does, whose results these are to the bit where the state is
+/// a multiple of so many vectors long (llama.cpp's text depends on last digits: see attention_halves.zig).
+const sums_max = 4;
 
 const Form = enum { mamba1, mamba2 };
 
@@ -204,15 +209,15 @@ fn fill_tile(
 fn fill_steps(args: *const Args, tile: *Tile, head: usize) void {
     if (tile.steps_of) |of| if (of.row == tile.first_row and of.head == head) return;
     tile.steps_of = .{ .row = tile.first_row, .head = head };
-    var dt: [tile_tokens]f32 = @splat(0);
+    var dt: [tile_tokens]f32 = undefined;
     for (dt[0..tile.rows], tile.first_row..) |*step, row| {
         step.* = args.dt[row * args.dt_row_stride + head];
         if (args.dt_bias) |bias| step.* += bias[head];
     }
-    const Tokens = @Vector(tile_tokens, f32);
-    const steps = vector.softplus(@as(Tokens, dt));
-    tile.steps = steps;
-    tile.decay = vector.exp(steps * @as(Tokens, @splat(args.a[head])));
+    for (tile.steps[0..tile.rows], tile.decay[0..tile.rows], dt[0..tile.rows]) |*step, *decay, value| {
+        step.* = elementary.softplus(value);
+        decay.* = elementary.exp(step.* * args.a[head]);
+    }
 }
 
 /// Advances the states of `channels` channels, a piece of the state at a time.
@@ -295,7 +300,7 @@ fn advance_piece(
         const row = tile.first_row + t;
         const b = args.b + row * args.b_row_stride + shared;
         const c = args.c + row * args.c_row_stride + shared;
-        var y: [4]Vec = @splat(@splat(0));
+        var y: [channels][sums_max]Vec = @splat(@splat(@splat(0)));
         inline for (0..vectors) |v| {
             const b_v = piece.load(partial, b + v * lanes);
             const c_v = piece.load(partial, c + v * lanes);
@@ -306,10 +311,12 @@ fn advance_piece(
                 };
                 const input = vector.splat(tile.input[t][piece.at + i]) * b_v;
                 s[i][v] = vector.fma(s[i][v], decay, input);
-                y[i] = if (v == 0) s[i][v] * c_v else vector.fma(s[i][v], c_v, y[i]);
+                y[i][v % sums_max] = vector.fma(s[i][v], c_v, y[i][v % sums_max]);
             }
         }
-        const sums: [4]f32 = vector.sum_four(y);
+        var whole: [4]Vec = @splat(@splat(0));
+        inline for (0..channels) |i| whole[i] = (y[i][0] + y[i][2]) + (y[i][1] + y[i][3]);
+        const sums: [4]f32 = vector.sum_four(whole);
         inline for (0..channels) |i| tile.y[t][piece.at + i] += sums[i];
     }
     inline for (0..channels) |i| inline for (0..vectors) |v| {
@@ -335,7 +342,7 @@ fn write_out(
         const x = load_row(args.x + row * args.x_row_stride + channel, count);
         const out = args.out + row * args.out_row_stride + channel;
         const y: Tile.Row = tile.y[t];
-        const all: [tile_channels]f32 = if (args.d != null) vector.fma(skip, x, y) else y;
+        const all: [tile_channels]f32 = if (args.d != null) y + skip * x else y;
         if (count == tile_channels) {
             out[0..tile_channels].* = all;
         } else {

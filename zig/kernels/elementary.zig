@@ -1,4 +1,4 @@
-//! The exponential of single numbers, to the bit as glibc's: attention compares with llama.cpp's results.
+//! Elementary functions of single numbers, to the bit as llama.cpp has them on Linux: glibc's.
 
 const std = @import("std");
 
@@ -18,12 +18,13 @@ const table: [steps]f64 = powers: {
     break :powers list;
 };
 
-/// e to the power of `x`, which is at most 0, to the bit as glibc's `expf`: x * 32 / ln 2 is split into a whole
+/// e to the power of `x`, as glibc's `expf`: x * 32 / ln 2 is split into a whole
 /// number, whose power of two is looked up, and a rest, for which a cubic does.
 /// Source: S. Nagy, ARM optimized routines, `expf`; the coefficients are from there.
 pub fn exp(x: f32) f32 {
-    // Below, glibc underflows by and by; in ggml's sums of halves such weights are 0 either way.
+    // Below, glibc underflows by and by; in no sum does that make a difference.
     if (x < -87) return 0;
+    if (x > 88.7) return if (x > 88.72283) std.math.inf(f32) else @floatCast(@exp(@as(f64, x)));
     const rounder = 0x1.8p52;
     const scaled = @as(f64, x) * (steps * std.math.log2e);
     const shifted = scaled + rounder;
@@ -35,6 +36,14 @@ pub fn exp(x: f32) f32 {
     const c2 = 0x1.ebfce50fac4f3p-3 / @as(f64, steps * steps);
     const c1 = 0x1.62e42ff0c52d6p-1 / @as(f64, steps);
     return @floatCast(((c3 * r + c2) * (r * r) + (c1 * r + 1)) * s);
+}
+
+/// The system's (see ggml/libm.zig).
+extern fn strata_logf(x: f32) f32;
+
+/// log(1 + e^x), as ggml's scan has it.
+pub fn softplus(x: f32) f32 {
+    return if (x > 20) x else strata_logf(1 + exp(x));
 }
 
 test "the exponential is correctly rounded nearly always" {
