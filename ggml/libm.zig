@@ -22,7 +22,7 @@ comptime {
                 const symbol = std.c.dlsym(default_handle, name);
                 // Where nothing can be looked up, whatever was linked.
                 const function: *const Function = if (symbol) |address|
-                    @ptrCast(address)
+                    @ptrCast(@alignCast(address))
                 else
                     @extern(*const Function, .{ .name = name });
                 @atomicStore(?*const Function, &found, function, .monotonic);
