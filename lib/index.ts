@@ -31,4 +31,5 @@ export type { LoadProgress } from "./native/model.ts";
 export * from "./sample/index.ts";
 export type { FinishReason, GenerationEvent, GenerationTimings } from "./schedule/events.ts";
 export type { GenerateOptions } from "./schedule/generation.ts";
+export * from "./sequence/index.ts";
 export * from "./text/index.ts";

@@ -5,12 +5,11 @@ import {
   gatedMlp,
   layerCount,
   mamba2Mixer,
-  mamba2States,
+  mamba2Memory,
   matrix,
   mixtureOfExperts,
   optional,
   perLayer,
-  recurrent,
   ropeScale,
   selfAttention,
   share,
@@ -32,7 +31,7 @@ export const granitehybrid = defineArchitecture({
   memory: (c) =>
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
-        ? { ssm: recurrent(mamba2States(c)) }
+        ? { ssm: mamba2Memory(c) }
         : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
     ),
 

@@ -1,11 +1,10 @@
 import {
   defineArchitecture,
   mamba2Mixer,
-  mamba2States,
+  mamba2Memory,
   layerCount,
   matrix,
   optional,
-  recurrent,
   share,
   table,
   vector,
@@ -36,7 +35,7 @@ export const mamba2 = defineArchitecture({
     };
   },
 
-  memory: (c) => Array.from({ length: c.layers }, () => ({ ssm: recurrent(mamba2States(c)) })),
+  memory: (c) => Array.from({ length: c.layers }, () => ({ ssm: mamba2Memory(c) })),
 
   weights: (c) => {
     const channels = c.inner + 2 * c.groups * c.stateSize;

@@ -15,6 +15,8 @@ const enums = struct {
     pub const WeightUse = exports.model_file.Use;
     pub const GraphInput = exports.graph_file.Input;
     pub const ValueType = exports.ValueType;
+    pub const Method = exports.recurrent_pool.Method;
+    pub const TaskKind = exports.structs.Task.Kind;
 };
 
 pub fn main(init: std.process.Init) !void {

@@ -1,82 +1,135 @@
 //! Attention cells of all layers that see the same extent of the past. A cell holds the keys and values of one
-//! position; cells come in blocks, and a sequence is a list of blocks that holds consecutive positions.
+//! position; cells come in blocks. A sequence, or a snapshot of one, is a holder: a list of pieces of blocks, in the
+//! order of their positions.
 //!
-//! The pool keeps the books; the tensors belong to the memory, which hands them in where bytes must be copied.
+//! The pool keeps the books; the tensors belong to the memory, which copies and turns cells where the books say so.
 
 const std = @import("std");
 const assert = std.debug.assert;
-const status = @import("status.zig");
 const declaration = @import("declaration.zig");
-const Blocks = @import("blocks.zig").Blocks;
-const Block = @import("blocks.zig").Block;
+const blocks_file = @import("blocks.zig");
+const Blocks = blocks_file.Blocks;
+const Block = blocks_file.Block;
+const Stamp = @import("history.zig").Stamp;
+const Move = @import("history.zig").Move;
+const batch = @import("batch.zig");
 const kernel = @import("kernels/attention.zig");
 
 pub const Span = kernel.Span;
 pub const Row = kernel.Row;
-pub const Run = @import("batch.zig").Run;
+pub const Run = batch.Run;
 
 /// Cells of one block.
 pub const block_cells = 64;
 
+/// Consecutive cells of a block that hold consecutive positions.
+pub const Piece = struct {
+    block: Block,
+    /// The first cell, within the block.
+    offset: u32,
+    count: u32,
+    position: i32,
+
+    fn end(piece: Piece) i32 {
+        return piece.position + @as(i32, @intCast(piece.count));
+    }
+
+    fn first_cell(piece: Piece) u32 {
+        return piece.block * block_cells + piece.offset;
+    }
+
+    fn part(piece: Piece, from: i32, to: i32) Piece {
+        assert(from >= piece.position and to <= piece.end() and from < to);
+        return .{
+            .block = piece.block,
+            .offset = piece.offset + @as(u32, @intCast(from - piece.position)),
+            .count = @intCast(to - from),
+            .position = from,
+        };
+    }
+};
+
+pub const CellCopy = struct { from: u32, to: u32, count: u32 };
+
+/// A cell whose key is to be turned by so many positions.
+pub const CellTurn = struct { cell: u32, distance: i32 };
+
 pub const AttentionPool = struct {
     gpa: std.mem.Allocator,
-    extent: declaration.Extent,
-    /// Positions of the window or chunk; 0 = all.
-    window: u32,
+    config: Config,
     blocks: Blocks,
-    sequences: []Sequence,
+    holders: []Holder,
 
-    /// The cells of one sequence: positions `[min, end)`, the cell of `position` in block
-    /// `(position - start) / block_cells`.
-    const Sequence = struct {
-        list: std.ArrayList(Block) = .empty,
-        start: i32 = 0,
+    pub const Holder = struct {
+        pieces: std.ArrayList(Piece) = .empty,
+        /// Cells that stood before the first one and were let go. Kernels number cells from there, without the gaps
+        /// that positions may have.
+        dropped: i32 = 0,
+        /// Positions `[min, end)`; equal where nothing is held.
         min: i32 = 0,
         end: i32 = 0,
-
-        fn position_past_blocks(sequence: *const Sequence) i32 {
-            return sequence.start + @as(i32, @intCast(sequence.list.items.len * block_cells));
-        }
+        stamp: Stamp = .{},
     };
 
     pub const Config = struct {
         extent: declaration.Extent,
         window: u32,
         sequences: u32,
+        /// Holders beyond the sequences.
+        snapshots: u32 = 0,
         /// Positions that one sequence may reach.
         context: u32,
         /// Most tokens of one sub-batch.
         batch: u32,
+        /// Tokens that can be taken back from the end of a window.
+        rollback: u32 = 0,
+        /// Cells of all sequences together, where that is fewer than what each could hold; 0 = not limited.
+        cells: u32 = 0,
+        /// Each holder has blocks of its own, and copies instead of sharing.
+        separate: bool = false,
+        /// A window keeps all positions and only masks.
+        whole: bool = false,
     };
 
-    /// Blocks that serve every sequence at its longest: for a window, the window and one sub-batch, since what a
-    /// step pushes out of the window is let go only when the step has succeeded.
-    pub fn block_count(config: Config) u32 {
-        const positions = if (config.extent == .all)
-            config.context
+    /// Blocks of one sequence at its longest: for a window, the window, what can be taken back, and one sub-batch, since
+    /// what a step pushes out of the window is let go only when the step has succeeded. The first cell in use may stand
+    /// anywhere in its block, and so may the last before a range that was taken out: one block more.
+    fn sequence_blocks(config: Config) u32 {
+        const bounded = config.extent != .all and !config.whole;
+        const positions = if (bounded)
+            @min(config.context, config.window + config.rollback + config.batch)
         else
-            @min(config.context, config.window + config.batch);
-        // The first cell in use may stand anywhere in its block.
-        const slack: u32 = if (config.extent == .all) 0 else 1;
-        return config.sequences * ((positions + block_cells - 1) / block_cells + slack);
+            config.context;
+        return blocks_for(positions) + 1;
+    }
+
+    /// Blocks that a snapshot may come to hold alone: a window's tail, or of what only grows the last block.
+    pub fn snapshot_blocks(config: Config) u32 {
+        if (config.separate) return sequence_blocks(config);
+        if (config.extent == .all or config.whole) return 1;
+        return blocks_for(@min(config.context, config.window + config.rollback)) + 1;
+    }
+
+    pub fn block_count(config: Config) u32 {
+        const each = config.sequences * sequence_blocks(config);
+        const shared = if (config.cells > 0 and !config.separate) @min(each, blocks_for(config.cells)) else each;
+        return shared + config.snapshots * snapshot_blocks(config);
+    }
+
+    fn blocks_for(cells: u32) u32 {
+        return (cells + block_cells - 1) / block_cells;
     }
 
     pub fn init(gpa: std.mem.Allocator, config: Config) error{OutOfMemory}!AttentionPool {
-        const sequences = try gpa.alloc(Sequence, config.sequences);
-        errdefer gpa.free(sequences);
-        @memset(sequences, .{});
-        return .{
-            .gpa = gpa,
-            .extent = config.extent,
-            .window = config.window,
-            .blocks = try .init(gpa, block_count(config)),
-            .sequences = sequences,
-        };
+        const holders = try gpa.alloc(Holder, config.sequences + config.snapshots);
+        errdefer gpa.free(holders);
+        @memset(holders, .{});
+        return .{ .gpa = gpa, .config = config, .blocks = try .init(gpa, block_count(config)), .holders = holders };
     }
 
     pub fn deinit(pool: *AttentionPool) void {
-        for (pool.sequences) |*sequence| sequence.list.deinit(pool.gpa);
-        pool.gpa.free(pool.sequences);
+        for (pool.holders) |*holder| holder.pieces.deinit(pool.gpa);
+        pool.gpa.free(pool.holders);
         pool.blocks.deinit(pool.gpa);
         pool.* = undefined;
     }
@@ -85,84 +138,268 @@ pub const AttentionPool = struct {
         return pool.blocks.count_total() * block_cells;
     }
 
+    /// Whether cells are let go that no later token sees.
+    fn lets_go(pool: *const AttentionPool) bool {
+        return pool.config.extent != .all and !pool.config.whole;
+    }
+
     /// The earliest position that a token at `position` sees.
     pub fn lowest_seen(pool: *const AttentionPool, position: i32) i32 {
-        const window: i32 = @intCast(pool.window);
-        return switch (pool.extent) {
+        const window: i32 = @intCast(pool.config.window);
+        return switch (pool.config.extent) {
             .all => 0,
             .sliding => @max(0, position - window + 1),
             .chunked => position - @mod(position, window),
+            // Half of it lies ahead, where a token that is computed in its turn sees nothing yet.
+            .symmetric => @max(0, position - @divFloor(window, 2)),
         };
     }
 
-    // ---- operations on sequences ----
-
-    /// First and one past the last position held; equal where there is none.
-    pub fn held(pool: *const AttentionPool, sequence: u32) struct { min: i32, end: i32 } {
-        const s = &pool.sequences[sequence];
-        return .{ .min = s.min, .end = s.end };
+    /// The earliest position that may still be seen, also after taking back what can be taken back.
+    fn lowest_kept(pool: *const AttentionPool, end: i32) i32 {
+        return pool.lowest_seen(@max(0, end - @as(i32, @intCast(pool.config.rollback))));
     }
 
-    /// Why positions `[p0, p1)` cannot be removed; null when they can.
-    pub fn remove_refusal(pool: *const AttentionPool, sequence: u32, p0: i32, p1: i32) ?[]const u8 {
-        const s = &pool.sequences[sequence];
-        if (p0 <= s.min and p1 >= s.end) return null;
-        if (p0 >= s.end or p1 <= s.min) return null;
-        if (p1 < s.end) {
-            return if (p0 > s.min) "a range in the middle would leave a hole" else if (pool.extent == .all)
-                null
-            else
-                "the head of a window cannot be removed";
+    // ---- operations on holders ----
+
+    /// First and one past the last position held; equal where there is none.
+    pub fn held(pool: *const AttentionPool, holder: u32) batch.Range {
+        const h = &pool.holders[holder];
+        return .{ .min = h.min, .end = h.end };
+    }
+
+    pub fn stamp(pool: *const AttentionPool, holder: u32) Stamp {
+        return pool.holders[holder].stamp;
+    }
+
+    /// After an operation that changed which tokens a holder stands for.
+    pub fn set_stamp(pool: *AttentionPool, holder: u32, value: Stamp) void {
+        pool.holders[holder].stamp = value;
+    }
+
+    /// Why positions `[p0, p1)`, which are not all, cannot be removed; null when they can.
+    pub fn remove_refusal(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32) ?[]const u8 {
+        const h = &pool.holders[holder];
+        if (p0 >= h.end) return null;
+        if (p1 < h.end) {
+            if (h.min > 0 and pool.lets_go()) return "positions before its window are gone, so what follows cannot close up";
+            return null;
         }
-        if (s.min > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
+        if (pool.lets_go() and h.min > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
         return null;
     }
 
     /// Removes positions `[p0, p1)`; `remove_refusal` was asked first.
-    pub fn remove(pool: *AttentionPool, sequence: u32, p0: i32, p1: i32) void {
-        assert(pool.remove_refusal(sequence, p0, p1) == null);
-        const s = &pool.sequences[sequence];
-        if (p0 >= s.end or p1 <= s.min) return;
-        if (p0 <= s.min and p1 >= s.end) return pool.clear(sequence);
-        if (p1 < s.end) pool.drop_head(s, p1) else pool.truncate(s, p0);
+    pub fn remove(pool: *AttentionPool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!void {
+        assert(pool.remove_refusal(holder, p0, p1) == null);
+        const h = &pool.holders[holder];
+        if (p0 >= h.end or p1 <= h.min) return;
+        // At most one piece is cut in two.
+        try h.pieces.ensureUnusedCapacity(pool.gpa, 1);
+        const old_end = h.end;
+        var i: usize = 0;
+        while (i < h.pieces.items.len) {
+            const piece = h.pieces.items[i];
+            const from = @max(p0, piece.position);
+            const to = @min(p1, piece.end());
+            if (from >= to) {
+                i += 1;
+                continue;
+            }
+            const has_left = from > piece.position;
+            const has_right = to < piece.end();
+            if (has_left) {
+                h.pieces.items[i] = piece.part(piece.position, from);
+                i += 1;
+                if (has_right) {
+                    pool.blocks.retain(piece.block);
+                    h.pieces.insertAssumeCapacity(i, piece.part(to, piece.end()));
+                } else pool.lower_fill(piece, from);
+            } else if (has_right) {
+                h.pieces.items[i] = piece.part(to, piece.end());
+            } else {
+                pool.blocks.release(piece.block);
+                _ = h.pieces.orderedRemove(i);
+            }
+        }
+        pool.find_ends(h, if (p1 >= old_end) @max(p0, 0) else old_end);
     }
 
-    pub fn clear(pool: *AttentionPool, sequence: u32) void {
-        const s = &pool.sequences[sequence];
-        for (s.list.items) |block| pool.blocks.release(block);
-        s.list.clearRetainingCapacity();
-        s.start = 0;
-        s.min = 0;
-        s.end = 0;
+    /// What was cut off is free again, if nobody else owns the block.
+    fn lower_fill(pool: *AttentionPool, piece: Piece, end: i32) void {
+        if (pool.blocks.is_shared(piece.block)) return;
+        pool.blocks.filled[piece.block] = piece.offset + @as(u32, @intCast(end - piece.position));
     }
 
-    /// Makes `destination`, which is empty, hold what `source` holds, by sharing its blocks.
-    pub fn copy(pool: *AttentionPool, source: u32, destination: u32) error{OutOfMemory}!void {
-        const from = &pool.sequences[source];
-        const to = &pool.sequences[destination];
-        assert(to.list.items.len == 0);
-        try to.list.appendSlice(pool.gpa, from.list.items);
-        for (from.list.items) |block| pool.blocks.retain(block);
-        to.start = from.start;
-        to.min = from.min;
-        to.end = from.end;
-    }
-
-    fn truncate(pool: *AttentionPool, s: *Sequence, end: i32) void {
-        assert(end >= s.min and end <= s.end);
-        s.end = end;
-        while (s.list.items.len > 0 and s.position_past_blocks() - block_cells >= end) {
-            pool.blocks.release(s.list.pop().?);
+    fn find_ends(pool: *AttentionPool, h: *Holder, end: i32) void {
+        const pieces = h.pieces.items;
+        if (pieces.len > 0) {
+            h.min = pieces[0].position;
+            h.end = pieces[pieces.len - 1].end();
+        } else {
+            h.min = if (pool.lets_go()) end else 0;
+            h.end = h.min;
         }
     }
 
-    fn drop_head(pool: *AttentionPool, s: *Sequence, min: i32) void {
-        s.min = @max(s.min, min);
-        const whole: usize = @intCast(@divFloor(s.min - s.start, block_cells));
-        if (whole == 0) return;
-        for (s.list.items[0..whole]) |block| pool.blocks.release(block);
-        s.list.replaceRangeAssumeCapacity(0, whole, &.{});
-        s.start += @intCast(whole * block_cells);
+    pub fn clear(pool: *AttentionPool, holder: u32) void {
+        const h = &pool.holders[holder];
+        for (h.pieces.items) |piece| pool.blocks.release(piece.block);
+        h.pieces.clearRetainingCapacity();
+        h.* = .{ .pieces = h.pieces };
+    }
+
+    /// Makes `destination`, which is empty, hold what `source` holds up to position `end`, by sharing its blocks; with
+    /// separate streams by copies, which are added to `copies`. Fails where there is no room for them.
+    pub fn copy(
+        pool: *AttentionPool,
+        source: u32,
+        destination: u32,
+        end: i32,
+        value: Stamp,
+        copies: *std.ArrayList(CellCopy),
+    ) error{ OutOfMemory, Full }!void {
+        const from = &pool.holders[source];
+        const to = &pool.holders[destination];
+        assert(to.pieces.items.len == 0);
+        try to.pieces.ensureTotalCapacity(pool.gpa, from.pieces.items.len);
+        const low = if (pool.lets_go()) @max(from.min, pool.lowest_seen(end)) else from.min;
+        errdefer pool.clear(destination);
+        to.* = .{ .pieces = to.pieces, .dropped = from.dropped, .min = low, .end = end, .stamp = value };
+        for (from.pieces.items) |piece| {
+            if (piece.end() <= low) {
+                to.dropped += @intCast(piece.count);
+                continue;
+            }
+            if (piece.position >= end) break;
+            const part = piece.part(@max(low, piece.position), @min(end, piece.end()));
+            to.dropped += part.position - piece.position;
+            if (!pool.config.separate) {
+                pool.blocks.retain(part.block);
+                to.pieces.appendAssumeCapacity(part);
+            } else try pool.copy_piece(destination, part, copies);
+        }
+        pool.find_ends(to, end);
+    }
+
+    fn copy_piece(pool: *AttentionPool, holder: u32, part: Piece, copies: *std.ArrayList(CellCopy)) error{ OutOfMemory, Full }!void {
+        try copies.ensureUnusedCapacity(pool.gpa, 1);
+        const block = pool.blocks.take_in(pool.region(holder), null) orelse return error.Full;
+        pool.blocks.filled[block] = part.count;
+        const own: Piece = .{ .block = block, .offset = 0, .count = part.count, .position = part.position };
+        copies.appendAssumeCapacity(.{ .from = part.first_cell(), .to = own.first_cell(), .count = part.count });
+        pool.holders[holder].pieces.appendAssumeCapacity(own);
+    }
+
+    /// The blocks that a holder may take.
+    fn region(pool: *const AttentionPool, holder: u32) blocks_file.Region {
+        if (!pool.config.separate) return .{ .begin = 0, .end = pool.blocks.count_total() };
+        const each = sequence_blocks(pool.config);
+        return .{ .begin = holder * each, .end = (holder + 1) * each };
+    }
+
+    // ---- moving positions ----
+
+    /// Why positions `[p0, p1)` cannot be moved; null when they can.
+    pub fn move_refusal(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32, how: Move) ?[]const u8 {
+        const h = &pool.holders[holder];
+        if (h.min == h.end or p0 >= h.end or p1 <= h.min) return null;
+        if (pool.lets_go() and h.min > 0) return "positions before its window are gone; load with whole windows to move positions";
+        if (how == .divide and pool.lets_go()) return "a window cannot be divided";
+        const first = @max(p0, h.min);
+        const last = @min(p1, h.end) - 1;
+        if (how.apply(first) < 0) return "positions would become negative";
+        for (h.pieces.items) |piece| {
+            if (piece.position < first and @min(piece.end(), first) > how.apply(first)) return "positions would overlap those before";
+            if (piece.end() > last + 1 and @max(piece.position, last + 1) <= how.apply(last)) return "positions would overlap those behind";
+        }
+        return null;
+    }
+
+    /// Cells whose keys must be turned when positions `[p0, p1)` move, after making all of them the holder's own: what
+    /// is shared is copied first. Fails where there is no room for that, and has changed nothing that shows.
+    pub fn own_range(
+        pool: *AttentionPool,
+        holder: u32,
+        p0: i32,
+        p1: i32,
+        copies: *std.ArrayList(CellCopy),
+    ) error{ OutOfMemory, Full }!void {
+        try pool.split_at(holder, p0);
+        try pool.split_at(holder, p1);
+        const h = &pool.holders[holder];
+        for (h.pieces.items, 0..) |*piece, i| {
+            if (piece.position < p0 or piece.end() > p1 or !pool.is_foreign(h, i)) continue;
+            try copies.ensureUnusedCapacity(pool.gpa, 1);
+            const block = pool.blocks.take_in(pool.region(holder), piece.block) orelse return error.Full;
+            pool.blocks.filled[block] = piece.count;
+            const own: Piece = .{ .block = block, .offset = 0, .count = piece.count, .position = piece.position };
+            copies.appendAssumeCapacity(.{ .from = piece.first_cell(), .to = own.first_cell(), .count = piece.count });
+            pool.blocks.release(piece.block);
+            piece.* = own;
+        }
+    }
+
+    /// Whether somebody else owns the block of a piece.
+    fn is_foreign(pool: *const AttentionPool, h: *const Holder, index: usize) bool {
+        const block = h.pieces.items[index].block;
+        var own: u32 = 0;
+        for (h.pieces.items) |piece| own += @intFromBool(piece.block == block);
+        return pool.blocks.references[block] > own;
+    }
+
+    fn split_at(pool: *AttentionPool, holder: u32, position: i32) error{OutOfMemory}!void {
+        const h = &pool.holders[holder];
+        for (h.pieces.items, 0..) |piece, i| {
+            if (position <= piece.position or position >= piece.end()) continue;
+            try h.pieces.insert(pool.gpa, i + 1, piece.part(position, piece.end()));
+            h.pieces.items[i] = piece.part(piece.position, position);
+            pool.blocks.retain(piece.block);
+            return;
+        }
+    }
+
+    /// Moves positions `[p0, p1)`; `move_refusal` was asked and `own_range` called first. Adds the cells to be turned.
+    pub fn move(
+        pool: *AttentionPool,
+        holder: u32,
+        p0: i32,
+        p1: i32,
+        how: Move,
+        turns: *std.ArrayList(CellTurn),
+    ) error{OutOfMemory}!void {
+        const h = &pool.holders[holder];
+        var moved: std.ArrayList(Piece) = .empty;
+        errdefer moved.deinit(pool.gpa);
+        for (h.pieces.items) |piece| {
+            const inside = piece.position >= p0 and piece.end() <= p1;
+            const cells: u32 = if (inside and how == .divide) piece.count else 1;
+            try moved.ensureUnusedCapacity(pool.gpa, cells);
+            if (!inside) {
+                moved.appendAssumeCapacity(piece);
+                continue;
+            }
+            try turns.ensureUnusedCapacity(pool.gpa, piece.count);
+            for (0..piece.count) |i| {
+                const position = piece.position + @as(i32, @intCast(i));
+                const distance = how.apply(position) - position;
+                turns.appendAssumeCapacity(.{ .cell = piece.first_cell() + @as(u32, @intCast(i)), .distance = distance });
+                if (how == .divide) moved.appendAssumeCapacity(.{
+                    .block = piece.block,
+                    .offset = piece.offset + @as(u32, @intCast(i)),
+                    .count = 1,
+                    .position = how.apply(position),
+                });
+            }
+            if (how == .shift) {
+                var whole = piece;
+                whole.position = how.apply(piece.position);
+                moved.appendAssumeCapacity(whole);
+            } else for (1..piece.count) |_| pool.blocks.retain(piece.block);
+        }
+        h.pieces.deinit(pool.gpa);
+        h.pieces = moved;
+        pool.find_ends(h, h.end);
     }
 
     // ---- batches ----
@@ -171,82 +408,97 @@ pub const AttentionPool = struct {
     pub const Estimate = struct {
         free: i64,
         lacking: i64 = 0,
-        ends: []i32,
-        owned_from: []i32,
-        /// Sequences of earlier runs that leave a shared last block to its other owners.
-        copied: std.ArrayList(u32) = .empty,
+        tails: []Tail,
+        /// Blocks whose last cell an earlier run has written on from.
+        claimed: std.ArrayList(Block) = .empty,
+
+        const Tail = struct {
+            touched: bool = false,
+            /// Cells left in the last block.
+            room: i32 = 0,
+            end: i32 = 0,
+            /// The first piece that is still held.
+            piece: usize = 0,
+            /// Blocks that the estimate has added and not dropped, and the position of the first cell of the first one.
+            added: i32 = 0,
+            added_from: i32 = 0,
+        };
 
         pub fn deinit(estimate: *Estimate, gpa: std.mem.Allocator) void {
-            gpa.free(estimate.ends);
-            gpa.free(estimate.owned_from);
-            estimate.copied.deinit(gpa);
+            gpa.free(estimate.tails);
+            estimate.claimed.deinit(gpa);
         }
     };
 
     pub fn estimate_begin(pool: *const AttentionPool, gpa: std.mem.Allocator) error{OutOfMemory}!Estimate {
-        const ends = try gpa.alloc(i32, pool.sequences.len);
-        errdefer gpa.free(ends);
-        const starts = try gpa.alloc(i32, pool.sequences.len);
-        errdefer gpa.free(starts);
-        for (pool.sequences, ends, starts) |s, *end, *start| {
-            end.* = s.end;
-            start.* = s.start;
-        }
+        const tails = try gpa.alloc(Estimate.Tail, pool.config.sequences);
+        errdefer gpa.free(tails);
+        @memset(tails, .{});
         return .{
             .free = pool.blocks.free_count,
-            .ends = ends,
-            .owned_from = starts,
-            .copied = try .initCapacity(gpa, pool.sequences.len),
+            .tails = tails,
+            .claimed = try .initCapacity(gpa, pool.config.sequences),
         };
     }
 
     /// Adds one sub-batch to the estimate.
     pub fn estimate_add(pool: *const AttentionPool, estimate: *Estimate, runs: []const Run) void {
         for (runs) |run| {
-            const s = &pool.sequences[run.sequence];
-            const end = estimate.ends[run.sequence];
-            const count: i32 = @intCast(run.count);
-            var needed = blocks_between(estimate.owned_from[run.sequence], end + count) -
-                blocks_between(estimate.owned_from[run.sequence], end);
-            if (end == s.end and pool.copies_tail(estimate, s)) {
-                estimate.copied.appendAssumeCapacity(run.sequence);
-                needed += 1;
+            const tail = &estimate.tails[run.sequence];
+            if (!tail.touched) pool.estimate_tail(estimate, run.sequence);
+            const lacking: i32 = @as(i32, @intCast(run.count)) - tail.room;
+            if (lacking > 0) {
+                const needed = @divFloor(lacking + block_cells - 1, block_cells);
+                if (tail.added == 0) tail.added_from = tail.end + tail.room;
+                tail.added += needed;
+                tail.room += needed * block_cells;
+                estimate.free -= needed;
             }
-            estimate.free -= needed;
-            estimate.ends[run.sequence] = end + count;
+            tail.room -= @intCast(run.count);
+            tail.end += @intCast(run.count);
+            // Snapshots may keep blocks that the sequence lets go.
+            estimate.free -= @intCast(run.marks.len * snapshot_blocks(pool.config));
         }
-        estimate.lacking = @max(estimate.lacking, -estimate.free);
-        if (pool.extent == .all) return;
-        for (runs) |run| { // what the step pushes out of the window comes back before the next one
-            const keep = pool.lowest_seen(estimate.ends[run.sequence]);
-            const start = estimate.owned_from[run.sequence];
-            const whole = @divFloor(@max(keep - start, 0), block_cells);
-            const s = &pool.sequences[run.sequence];
-            for (0..@intCast(whole)) |i| {
-                const from_list = @divFloor(start - s.start, block_cells) + @as(i32, @intCast(i));
-                const own = from_list >= s.list.items.len or !pool.blocks.is_shared(s.list.items[@intCast(from_list)]);
-                if (own) estimate.free += 1;
-            }
-            estimate.owned_from[run.sequence] = start + whole * block_cells;
+        // Streams of their own have room for the whole context.
+        if (!pool.config.separate) estimate.lacking = @max(estimate.lacking, -estimate.free);
+        if (!pool.lets_go()) return;
+        for (runs) |run| pool.estimate_drop(estimate, run.sequence);
+    }
+
+    fn estimate_tail(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) void {
+        const h = &pool.holders[sequence];
+        const tail = &estimate.tails[sequence];
+        tail.* = .{ .touched = true, .end = h.end };
+        const last = h.pieces.getLastOrNull() orelse return;
+        const used = last.offset + last.count;
+        const claimed = std.mem.findScalar(Block, estimate.claimed.items, last.block) != null;
+        if (used == pool.blocks.filled[last.block] and !claimed) {
+            tail.room = @intCast(block_cells - used);
+            estimate.claimed.appendAssumeCapacity(last.block);
+        } else if (last.count < block_cells) {
+            // It is copied to a block of its own.
+            estimate.free -= 1;
+            tail.room = @intCast(block_cells - last.count);
         }
     }
 
-    /// Whether a sequence must copy its last block to write on: others own it too, that have not copied it before.
-    fn copies_tail(pool: *const AttentionPool, estimate: *const Estimate, s: *const Sequence) bool {
-        if (!pool.tail_is_shared(s)) return false;
-        const tail = s.list.getLast();
-        var owners = pool.blocks.references[tail];
-        for (estimate.copied.items) |other| owners -= @intFromBool(pool.sequences[other].list.getLast() == tail);
-        return owners > 1;
-    }
-
-    fn blocks_between(start: i32, end: i32) i32 {
-        return @divFloor(end - start + block_cells - 1, block_cells);
-    }
-
-    fn tail_is_shared(pool: *const AttentionPool, s: *const Sequence) bool {
-        if (s.list.items.len == 0 or s.position_past_blocks() == s.end) return false;
-        return pool.blocks.is_shared(s.list.items[s.list.items.len - 1]);
+    /// What a step pushes out of the window comes back before the next one.
+    fn estimate_drop(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) void {
+        const h = &pool.holders[sequence];
+        const tail = &estimate.tails[sequence];
+        const keep = pool.lowest_kept(tail.end);
+        const pieces = h.pieces.items;
+        while (tail.piece < pieces.len and pieces[tail.piece].end() <= keep) : (tail.piece += 1) {
+            const is_last = tail.piece + 1 == pieces.len;
+            // The last one's block may have been written on.
+            if (is_last and tail.end > tail.added_from and keep < tail.added_from and tail.added > 0) return;
+            if (!pool.blocks.is_shared(pieces[tail.piece].block)) estimate.free += 1;
+        }
+        while (tail.added > 0 and tail.piece == pieces.len and tail.added_from + block_cells <= keep) {
+            tail.added -= 1;
+            tail.added_from += block_cells;
+            estimate.free += 1;
+        }
     }
 
     /// What one sub-batch does to this pool, and what its kernels read.
@@ -257,40 +509,40 @@ pub const AttentionPool = struct {
         spans: std.ArrayList(Span) = .empty,
         /// Run `i` reads `spans[span_offsets[i]..span_offsets[i + 1]]`.
         span_offsets: std.ArrayList(u32) = .empty,
-        /// Blocks whose cells must be copied before anything is written.
-        copies: std.ArrayList(Copy) = .empty,
+        /// Cells that must be copied before anything is written.
+        copies: std.ArrayList(CellCopy) = .empty,
+        /// Of each run, the block that it writes on in and how far that was filled before.
+        tails: std.ArrayList(?Filled) = .empty,
 
-        pub const Copy = struct { from: Block, to: Block };
+        const Filled = struct { block: Block, filled: u32 };
 
         pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
-            plan.cells.deinit(gpa);
-            plan.rows.deinit(gpa);
-            plan.spans.deinit(gpa);
-            plan.span_offsets.deinit(gpa);
-            plan.copies.deinit(gpa);
+            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
         }
 
-        /// Makes room for everything that `apply` will add, so that `apply` cannot fail.
+        /// Makes room for everything that `apply` and `commit` will add, so that they cannot fail.
         pub fn reserve(plan: *Plan, gpa: std.mem.Allocator, pool: *AttentionPool, runs: []const Run) error{OutOfMemory}!void {
             var rows: usize = 0;
             var spans: usize = 0;
+            var copies: usize = runs.len;
             for (runs) |run| {
                 rows += run.count;
-                const s = &pool.sequences[run.sequence];
+                const h = &pool.holders[run.sequence];
                 const added = run.count / block_cells + 2;
-                spans += s.list.items.len + added;
-                try s.list.ensureUnusedCapacity(pool.gpa, added);
+                spans += h.pieces.items.len + added;
+                try h.pieces.ensureUnusedCapacity(pool.gpa, added);
+                for (run.marks) |mark| {
+                    try pool.holders[mark.holder].pieces.ensureTotalCapacity(pool.gpa, h.pieces.items.len + added);
+                    if (pool.config.separate) copies += h.pieces.items.len + added;
+                }
             }
-            plan.cells.clearRetainingCapacity();
-            plan.rows.clearRetainingCapacity();
-            plan.spans.clearRetainingCapacity();
-            plan.span_offsets.clearRetainingCapacity();
-            plan.copies.clearRetainingCapacity();
+            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).clearRetainingCapacity();
             try plan.cells.ensureTotalCapacity(gpa, rows);
             try plan.rows.ensureTotalCapacity(gpa, rows);
             try plan.spans.ensureTotalCapacity(gpa, spans);
             try plan.span_offsets.ensureTotalCapacity(gpa, runs.len + 1);
-            try plan.copies.ensureTotalCapacity(gpa, runs.len);
+            try plan.copies.ensureTotalCapacity(gpa, copies);
+            try plan.tails.ensureTotalCapacity(gpa, runs.len);
         }
     };
 
@@ -299,86 +551,219 @@ pub const AttentionPool = struct {
     pub fn apply(pool: *AttentionPool, plan: *Plan, runs: []const Run) void {
         plan.span_offsets.appendAssumeCapacity(0);
         for (runs, 0..) |run, i| {
-            const s = &pool.sequences[run.sequence];
-            assert(run.first_position == s.end);
-            if (pool.tail_is_shared(s)) pool.own_tail(plan, s);
-            s.end += @intCast(run.count);
-            while (s.position_past_blocks() < s.end) {
-                s.list.appendAssumeCapacity(pool.blocks.take(s.list.getLastOrNull()).?);
-            }
-            pool.plan_rows(plan, s, run, @intCast(i));
-            pool.plan_spans(plan, s, run);
+            const h = &pool.holders[run.sequence];
+            assert(run.first_position == h.end);
+            pool.own_tail(plan, run.sequence);
+            pool.extend(run.sequence, run.count);
+            pool.plan_rows(plan, h, run, @intCast(i));
         }
     }
 
-    fn own_tail(pool: *AttentionPool, plan: *Plan, s: *Sequence) void {
-        const last = s.list.items.len - 1;
-        const from = s.list.items[last];
-        const to = pool.blocks.take(if (last > 0) s.list.items[last - 1] else null).?;
-        pool.blocks.release(from);
-        s.list.items[last] = to;
-        plan.copies.appendAssumeCapacity(.{ .from = from, .to = to });
+    /// Makes sure that the sequence's last block, if it is not full, can be written on.
+    fn own_tail(pool: *AttentionPool, plan: *Plan, sequence: u32) void {
+        const h = &pool.holders[sequence];
+        plan.tails.appendAssumeCapacity(null);
+        if (h.pieces.items.len == 0) return;
+        const last = &h.pieces.items[h.pieces.items.len - 1];
+        const used = last.offset + last.count;
+        if (used == pool.blocks.filled[last.block]) {
+            if (used < block_cells) plan.tails.items[plan.tails.items.len - 1] = .{ .block = last.block, .filled = used };
+            return;
+        }
+        if (last.count == block_cells) return;
+        const block = pool.blocks.take_in(pool.region(sequence), last.block).?;
+        pool.blocks.filled[block] = last.count;
+        const own: Piece = .{ .block = block, .offset = 0, .count = last.count, .position = last.position };
+        plan.copies.appendAssumeCapacity(.{ .from = last.first_cell(), .to = own.first_cell(), .count = last.count });
+        pool.blocks.release(last.block);
+        last.* = own;
     }
 
-    fn plan_rows(pool: *AttentionPool, plan: *Plan, s: *const Sequence, run: Run, index: u32) void {
+    fn extend(pool: *AttentionPool, sequence: u32, total: u32) void {
+        const h = &pool.holders[sequence];
+        if (h.pieces.items.len == 0) h.min = h.end;
+        var left = total;
+        if (h.pieces.items.len > 0) {
+            const last = &h.pieces.items[h.pieces.items.len - 1];
+            const used = last.offset + last.count;
+            if (used == pool.blocks.filled[last.block]) {
+                const count = @min(left, block_cells - used);
+                last.count += count;
+                pool.blocks.filled[last.block] = used + count;
+                left -= count;
+            }
+        }
+        var position = h.end + @as(i32, @intCast(total - left));
+        while (left > 0) {
+            const count = @min(left, block_cells);
+            const previous = if (h.pieces.getLastOrNull()) |last| last.block else null;
+            const block = pool.blocks.take_in(pool.region(sequence), previous).?;
+            pool.blocks.filled[block] = count;
+            h.pieces.appendAssumeCapacity(.{ .block = block, .offset = 0, .count = count, .position = position });
+            position += @intCast(count);
+            left -= count;
+        }
+        h.end += @intCast(total);
+    }
+
+    /// Of each row its cell and what it sees, and the spans of cells from the first one that any row sees.
+    fn plan_rows(pool: *AttentionPool, plan: *Plan, h: *const Holder, run: Run, index: u32) void {
+        const pieces = h.pieces.items;
+        var seen: Cursor = .{ .pieces = pieces, .number = h.dropped };
+        seen.seek(pool.lowest_seen(run.first_position));
+        pool.plan_spans(plan, pieces, seen);
+        var own = seen;
+        own.seek(run.first_position);
         for (0..run.count) |k| {
             const position = run.first_position + @as(i32, @intCast(k));
-            plan.cells.appendAssumeCapacity(cell_of(s, position));
+            seen.seek(pool.lowest_seen(position));
+            own.seek(position);
+            const at = pieces[own.index];
+            plan.cells.appendAssumeCapacity(at.first_cell() + @as(u32, @intCast(position - at.position)));
             plan.rows.appendAssumeCapacity(.{
                 .sequence = index,
-                .low = @max(s.min, pool.lowest_seen(position)),
-                .high = position,
+                .low = seen.at(pool.lowest_seen(position)),
+                .high = own.at(position),
             });
         }
     }
 
-    fn plan_spans(pool: *AttentionPool, plan: *Plan, s: *const Sequence, run: Run) void {
+    fn plan_spans(_: *AttentionPool, plan: *Plan, pieces: []const Piece, from: Cursor) void {
         const first = plan.spans.items.len;
-        var position = @max(s.min, pool.lowest_seen(run.first_position));
-        while (position < s.end) {
-            const cell: u32 = @intCast(cell_of(s, position));
-            const in_block: i32 = block_cells - @as(i32, @intCast(cell % block_cells));
-            const count: u32 = @intCast(@min(in_block, s.end - position));
+        var number = from.number;
+        for (pieces[from.index..], from.index..) |piece, i| {
+            var skipped: u32 = 0;
+            if (i == from.index and from.low > piece.position) skipped = @intCast(from.low - piece.position);
+            number += @intCast(skipped);
+            const cell = piece.first_cell() + skipped;
+            const count = piece.count - skipped;
             const spans = plan.spans.items;
             if (spans.len > first and spans[spans.len - 1].first_cell + spans[spans.len - 1].count == cell) {
                 spans[spans.len - 1].count += count;
             } else {
-                plan.spans.appendAssumeCapacity(.{ .first_cell = cell, .count = count, .first_position = position });
+                plan.spans.appendAssumeCapacity(.{ .first_cell = cell, .count = count, .first_position = number });
             }
-            position += @intCast(count);
+            number += @intCast(count);
         }
         plan.span_offsets.appendAssumeCapacity(@intCast(plan.spans.items.len));
     }
 
-    fn cell_of(s: *const Sequence, position: i32) i64 {
-        const offset: usize = @intCast(position - s.start);
-        return @as(i64, s.list.items[offset / block_cells]) * block_cells + @as(i64, @intCast(offset % block_cells));
+    /// Walks along pieces in the order of positions and counts cells.
+    const Cursor = struct {
+        pieces: []const Piece,
+        index: usize = 0,
+        /// The number of the first cell of the piece.
+        number: i32,
+        low: i32 = 0,
+
+        /// Goes on to the first piece that ends behind a position.
+        fn seek(cursor: *Cursor, position: i32) void {
+            cursor.low = position;
+            while (cursor.index < cursor.pieces.len and cursor.pieces[cursor.index].end() <= position) {
+                cursor.number += @intCast(cursor.pieces[cursor.index].count);
+                cursor.index += 1;
+            }
+        }
+
+        /// The number of the first cell at or behind a position of this piece.
+        fn at(cursor: *const Cursor, position: i32) i32 {
+            return cursor.number + @max(0, position - cursor.pieces[cursor.index].position);
+        }
+    };
+
+    /// The sub-batch was computed: marks become snapshots, and what no later token sees is let go. The plan then lists
+    /// the cells that must be copied for the snapshots.
+    pub fn commit(pool: *AttentionPool, plan: *Plan, runs: []const Run) void {
+        plan.copies.clearRetainingCapacity();
+        for (runs) |run| {
+            for (run.marks) |mark| {
+                // Its pieces and copies were reserved, and snapshots have blocks of their own.
+                pool.copy(run.sequence, mark.holder, mark.position, mark.stamp, &plan.copies) catch unreachable;
+            }
+            const h = &pool.holders[run.sequence];
+            h.stamp = run.stamp();
+            if (pool.lets_go()) pool.drop_head(h, pool.lowest_kept(h.end));
+        }
     }
 
-    /// The sub-batch was computed: what no later token sees is let go.
-    pub fn commit(pool: *AttentionPool, plan: *Plan, runs: []const Run) void {
-        _ = plan;
-        if (pool.extent == .all) return;
-        for (runs) |run| {
-            const s = &pool.sequences[run.sequence];
-            pool.drop_head(s, pool.lowest_seen(s.end));
+    fn drop_head(pool: *AttentionPool, h: *Holder, min: i32) void {
+        var gone: usize = 0;
+        for (h.pieces.items) |*piece| {
+            if (piece.end() <= min) {
+                pool.blocks.release(piece.block);
+                h.dropped += @intCast(piece.count);
+                gone += 1;
+            } else if (piece.position < min) {
+                h.dropped += min - piece.position;
+                piece.* = piece.part(min, piece.end());
+            } else break;
         }
+        h.pieces.replaceRangeAssumeCapacity(0, gone, &.{});
+        h.min = if (h.pieces.items.len > 0) h.pieces.items[0].position else h.end;
     }
 
     /// The sub-batch was not computed: its sequences end where they ended before it.
     pub fn revert(pool: *AttentionPool, plan: *Plan, runs: []const Run) void {
-        _ = plan;
-        for (runs) |run| {
-            const s = &pool.sequences[run.sequence];
-            if (run.first_position == 0) pool.clear(run.sequence) else pool.truncate(s, run.first_position);
+        for (runs, plan.tails.items) |run, tail| {
+            const h = &pool.holders[run.sequence];
+            while (h.pieces.getLastOrNull()) |last| {
+                if (last.position < run.first_position) break;
+                pool.blocks.release(last.block);
+                _ = h.pieces.pop();
+            }
+            if (h.pieces.items.len > 0) {
+                const last = &h.pieces.items[h.pieces.items.len - 1];
+                if (last.end() > run.first_position) last.* = last.part(last.position, run.first_position);
+                if (tail) |filled| pool.blocks.filled[filled.block] = filled.filled else pool.lower_fill(last.*, last.end());
+            }
+            h.end = run.first_position;
+            if (h.pieces.items.len == 0) h.min = h.end;
         }
+    }
+
+    // ---- reading and restoring a holder's cells ----
+
+    /// The cells of a holder in the order of their positions.
+    pub fn cells_of(pool: *const AttentionPool, holder: u32) []const Piece {
+        return pool.holders[holder].pieces.items;
+    }
+
+    /// Gives an empty holder cells for the given pieces (their blocks are chosen here). Fails where there is no room.
+    pub fn restore(
+        pool: *AttentionPool,
+        holder: u32,
+        positions: []const Piece,
+        dropped: i32,
+        end: i32,
+        value: Stamp,
+    ) error{ OutOfMemory, Full }!void {
+        const h = &pool.holders[holder];
+        assert(h.pieces.items.len == 0);
+        errdefer pool.clear(holder);
+        for (positions) |wanted| {
+            try h.pieces.ensureUnusedCapacity(pool.gpa, 1);
+            const previous = if (h.pieces.getLastOrNull()) |last| last.block else null;
+            const block = pool.blocks.take_in(pool.region(holder), previous) orelse return error.Full;
+            pool.blocks.filled[block] = wanted.count;
+            h.pieces.appendAssumeCapacity(.{ .block = block, .offset = 0, .count = wanted.count, .position = wanted.position });
+        }
+        h.dropped = dropped;
+        h.stamp = value;
+        pool.find_ends(h, end);
     }
 };
 
 const testing = std.testing;
 
 fn test_pool(extent: declaration.Extent, window: u32) !AttentionPool {
-    return .init(testing.allocator, .{ .extent = extent, .window = window, .sequences = 2, .context = 512, .batch = 128 });
+    return .init(testing.allocator, .{
+        .extent = extent,
+        .window = window,
+        .sequences = 2,
+        .snapshots = 2,
+        .context = 512,
+        .batch = 128,
+    });
 }
 
 fn test_step(pool: *AttentionPool, plan: *AttentionPool.Plan, runs: []const Run) !void {
@@ -390,7 +775,14 @@ fn test_step(pool: *AttentionPool, plan: *AttentionPool.Plan, runs: []const Run)
     pool.apply(plan, runs);
 }
 
-test "a sequence grows block by block, and what is shared is copied before it is written" {
+fn share(pool: *AttentionPool, source: u32, destination: u32) !void {
+    var copies: std.ArrayList(CellCopy) = .empty;
+    defer copies.deinit(testing.allocator);
+    try pool.copy(source, destination, pool.held(source).end, pool.stamp(source), &copies);
+    try testing.expectEqual(0, copies.items.len);
+}
+
+test "a sequence grows block by block, and the second to write on in a shared block copies it" {
     var pool = try test_pool(.all, 0);
     defer pool.deinit();
     var plan: AttentionPool.Plan = .{};
@@ -398,44 +790,74 @@ test "a sequence grows block by block, and what is shared is copied before it is
     const total = pool.blocks.free_count;
 
     try test_step(&pool, &plan, &.{.{ .sequence = 0, .first_row = 0, .count = 100, .first_position = 0 }});
-    pool.commit(&plan, &.{});
+    pool.commit(&plan, &.{.{ .sequence = 0, .first_row = 0, .count = 100, .first_position = 0 }});
     try testing.expectEqual(total - 2, pool.blocks.free_count);
     try testing.expectEqual(1, plan.spans.items.len);
     try testing.expectEqual(Row{ .sequence = 0, .low = 0, .high = 99 }, plan.rows.items[99]);
 
-    try pool.copy(0, 1);
+    try share(&pool, 0, 1);
     try testing.expectEqual(total - 2, pool.blocks.free_count);
-    const next: Run = .{ .sequence = 1, .first_row = 0, .count = 1, .first_position = 100 };
-    try test_step(&pool, &plan, &.{next});
+    // One of the two writes on in place, the other in a copy.
+    const both = [_]Run{
+        .{ .sequence = 1, .first_row = 0, .count = 1, .first_position = 100 },
+        .{ .sequence = 0, .first_row = 1, .count = 1, .first_position = 100 },
+    };
+    try test_step(&pool, &plan, &both);
     try testing.expectEqual(1, plan.copies.items.len);
+    try testing.expectEqual(36, plan.copies.items[0].count);
     try testing.expectEqual(total - 3, pool.blocks.free_count);
-    pool.revert(&plan, &.{next});
+    pool.revert(&plan, &both);
     try testing.expectEqual(100, pool.held(1).end);
+    // Again the first of them may write on in place.
+    try test_step(&pool, &plan, both[0..1]);
+    try testing.expectEqual(0, plan.copies.items.len);
 
     pool.clear(0);
     pool.clear(1);
     try testing.expectEqual(total, pool.blocks.free_count);
 }
 
-test "of two that share their last block, one copies it" {
-    var pool: AttentionPool = try .init(testing.allocator, .{
-        .extent = .all,
-        .window = 0,
-        .sequences = 2,
-        .context = block_cells,
-        .batch = block_cells,
-    });
+test "a middle goes, what follows closes up, and kernels number the cells without gaps" {
+    var pool = try test_pool(.all, 0);
     defer pool.deinit();
     var plan: AttentionPool.Plan = .{};
     defer plan.deinit(testing.allocator);
-    try test_step(&pool, &plan, &.{.{ .sequence = 0, .first_row = 0, .count = 10, .first_position = 0 }});
-    try pool.copy(0, 1);
-    try test_step(&pool, &plan, &.{
-        .{ .sequence = 0, .first_row = 0, .count = 1, .first_position = 10 },
-        .{ .sequence = 1, .first_row = 1, .count = 1, .first_position = 10 },
-    });
-    try testing.expectEqual(1, plan.copies.items.len);
-    try testing.expectEqual(0, pool.blocks.free_count);
+    const total = pool.blocks.free_count;
+    try test_step(&pool, &plan, &.{.{ .sequence = 0, .first_row = 0, .count = 100, .first_position = 0 }});
+    try share(&pool, 0, 1);
+    try pool.remove(0, 10, 30);
+    try testing.expectEqual(100, pool.held(0).end);
+    try testing.expect(pool.move_refusal(0, 30, 100, .{ .shift = -21 }) != null);
+    try testing.expectEqual(null, pool.move_refusal(0, 30, 100, .{ .shift = -20 }));
+
+    var copies: std.ArrayList(CellCopy) = .empty;
+    defer copies.deinit(testing.allocator);
+    var turns: std.ArrayList(CellTurn) = .empty;
+    defer turns.deinit(testing.allocator);
+    try pool.own_range(0, 30, 100, &copies);
+    try pool.move(0, 30, 100, .{ .shift = -20 }, &turns);
+    try testing.expectEqual(70, turns.items.len);
+    try testing.expectEqual(-20, turns.items[0].distance);
+    try testing.expectEqual(batch.Range{ .min = 0, .end = 80 }, pool.held(0));
+    try testing.expectEqual(100, pool.held(1).end);
+    const next: Run = .{ .sequence = 0, .first_row = 0, .count = 1, .first_position = 80 };
+    try test_step(&pool, &plan, &.{next});
+    try testing.expectEqual(Row{ .sequence = 0, .low = 0, .high = 80 }, plan.rows.items[0]);
+    pool.commit(&plan, &.{next});
+    try pool.remove(0, 40, -1 + 1000);
+    try testing.expectEqual(40, pool.held(0).end);
+
+    copies.clearRetainingCapacity();
+    turns.clearRetainingCapacity();
+    try pool.own_range(0, 0, 40, &copies);
+    try pool.move(0, 0, 40, .{ .divide = 4 }, &turns);
+    try testing.expectEqual(batch.Range{ .min = 0, .end = 10 }, pool.held(0));
+    const after: Run = .{ .sequence = 0, .first_row = 0, .count = 2, .first_position = 10 };
+    try test_step(&pool, &plan, &.{after});
+    try testing.expectEqual(Row{ .sequence = 0, .low = 0, .high = 41 }, plan.rows.items[1]);
+    pool.clear(0);
+    pool.clear(1);
+    try testing.expectEqual(total, pool.blocks.free_count);
 }
 
 test "a window lets go what no later token sees, and only after the step" {
@@ -445,16 +867,42 @@ test "a window lets go what no later token sees, and only after the step" {
     defer plan.deinit(testing.allocator);
     var position: i32 = 0;
     while (position < 480) : (position += 96) {
-        const run: Run = .{ .sequence = 0, .first_row = 0, .count = 96, .first_position = position };
+        const marks = [_]batch.Mark{.{ .position = position + 90, .holder = 2 }};
+        const run: Run = .{ .sequence = 0, .first_row = 0, .count = 96, .first_position = position, .marks = &marks };
+        pool.clear(2);
         try test_step(&pool, &plan, &.{run});
         try testing.expectEqual(@max(0, position - 63), plan.rows.items[0].low);
         try testing.expectEqual(@max(0, position - 63), plan.spans.items[0].first_position);
         pool.commit(&plan, &.{run});
+        try testing.expectEqual(batch.Range{ .min = @max(0, position + 27), .end = position + 90 }, pool.held(2));
     }
     try testing.expectEqual(480 - 63, pool.held(0).min);
-    try testing.expect(pool.sequences[0].list.items.len <= 2);
+    try testing.expect(pool.holders[0].pieces.items.len <= 2);
     try testing.expect(pool.remove_refusal(0, 479, 480) != null);
-    try testing.expectEqual(null, pool.remove_refusal(0, 0, 480));
+}
+
+test "a window keeps what a rollback needs" {
+    var pool: AttentionPool = try .init(testing.allocator, .{
+        .extent = .sliding,
+        .window = 16,
+        .sequences = 1,
+        .context = 512,
+        .batch = 8,
+        .rollback = 5,
+    });
+    defer pool.deinit();
+    var plan: AttentionPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    var position: i32 = 0;
+    while (position < 400) : (position += 8) {
+        const run: Run = .{ .sequence = 0, .first_row = 0, .count = 8, .first_position = position };
+        try test_step(&pool, &plan, &.{run});
+        pool.commit(&plan, &.{run});
+    }
+    try testing.expectEqual(null, pool.remove_refusal(0, 395, 400));
+    try testing.expect(pool.remove_refusal(0, 394, 400) != null);
+    try pool.remove(0, 395, 400);
+    try testing.expectEqual(batch.Range{ .min = 380, .end = 395 }, pool.held(0));
 }
 
 test "what was not computed is taken back where a chunk has just ended and nothing is seen" {
@@ -473,6 +921,11 @@ test "what was not computed is taken back where a chunk has just ended and nothi
         try testing.expectEqual(64, pool.held(0).end);
         try test_step(&pool, &plan, &.{next});
         try testing.expectEqual(67, pool.held(0).end);
+        pool.commit(&plan, &.{next});
+        if (case[0] == .chunked) {
+            try pool.remove(0, 64, 67);
+            try testing.expectEqual(batch.Range{ .min = 64, .end = 64 }, pool.held(0));
+        }
     }
 }
 
@@ -481,7 +934,8 @@ test "a full pool is seen before anything changes" {
     defer pool.deinit();
     var estimate = try pool.estimate_begin(testing.allocator);
     defer estimate.deinit(testing.allocator);
-    pool.estimate_add(&estimate, &.{.{ .sequence = 0, .first_row = 0, .count = 1200, .first_position = 0 }});
-    try testing.expectEqual(3, estimate.lacking);
-    try testing.expectEqual(16, pool.blocks.free_count);
+    const free = pool.blocks.free_count;
+    pool.estimate_add(&estimate, &.{.{ .sequence = 0, .first_row = 0, .count = 1500, .first_position = 0 }});
+    try testing.expectEqual(24 - @as(i64, free), estimate.lacking);
+    try testing.expectEqual(free, pool.blocks.free_count);
 }

@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const assert = std.debug.assert;
+const Stamp = @import("history.zig").Stamp;
 const status = @import("status.zig");
 
 /// Consecutive tokens of one sequence in a sub-batch.
@@ -11,7 +12,33 @@ pub const Run = struct {
     first_row: u32,
     count: u32,
     first_position: i32,
+    /// Where snapshots are taken, ascending.
+    marks: []const Mark = &.{},
+    /// What the sequence stands for before the run, and after each of its tokens.
+    before: Stamp = .{},
+    stamps: []const Stamp = &.{},
+
+    /// What the sequence stands for after the run's first `count` tokens.
+    pub fn stamp_after(run: Run, count: u32) Stamp {
+        if (run.stamps.len == 0) return .{};
+        return if (count == 0) run.before else run.stamps[count - 1];
+    }
+
+    pub fn stamp(run: Run) Stamp {
+        return run.stamp_after(run.count);
+    }
 };
+
+/// A snapshot to be taken within a batch: after the token before `position`.
+pub const Mark = struct {
+    position: i32,
+    /// The holder that takes it.
+    holder: u32,
+    stamp: Stamp = .{},
+};
+
+/// Positions `[min, end)` that a holder holds in a pool; equal where there is none.
+pub const Range = struct { min: i32, end: i32 };
 
 pub const Logits = enum(i32) { none = 0, last = 1, all = 2 };
 
@@ -23,11 +50,22 @@ pub const Request = extern struct {
     logits: Logits,
     /// Handle of the sampler that draws the next token from the last token's logits; 0 = none.
     sampler: u32,
+    /// Where the caller believes the sequence to go on; -1 = wherever it does.
+    position: i32 = -1,
+};
+
+/// A mark as it is asked for. Crosses the ABI.
+pub const MarkRequest = extern struct {
+    /// Index of the request whose sequence it is.
+    request: i32,
+    position: i32,
+    /// Handle of the snapshot that takes it.
+    snapshot: u32,
 };
 
 /// Tokens that one graph computes at once.
 pub const SubBatch = struct {
-    runs: []const Run,
+    runs: []Run,
     /// Of each run, the request it came from.
     requests: []const u32,
     first_token: u32,
@@ -42,7 +80,7 @@ pub const SubBatch = struct {
 pub const Batch = struct {
     arena: std.heap.ArenaAllocator,
     tokens: []const i32,
-    sub_batches: []const SubBatch,
+    sub_batches: []SubBatch,
 
     pub fn deinit(batch: *Batch) void {
         batch.arena.deinit();

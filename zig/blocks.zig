@@ -6,21 +6,31 @@ const assert = std.debug.assert;
 
 pub const Block = u32;
 
+/// Blocks from `begin` up to `end`.
+pub const Region = struct { begin: u32, end: u32 };
+
 pub const Blocks = struct {
     /// Owners of each block; 0 = free.
     references: []u32,
+    /// Cells of each block that somebody has written, from its start. Who owns the last of them may write on; others
+    /// who share the block up to an earlier cell may not.
+    filled: []u32,
     free_count: u32,
     /// Where the next search starts when no neighbour is wanted.
     cursor: u32 = 0,
 
     pub fn init(gpa: std.mem.Allocator, count: u32) error{OutOfMemory}!Blocks {
         const references = try gpa.alloc(u32, count);
+        errdefer gpa.free(references);
+        const filled = try gpa.alloc(u32, count);
         @memset(references, 0);
-        return .{ .references = references, .free_count = count };
+        @memset(filled, 0);
+        return .{ .references = references, .filled = filled, .free_count = count };
     }
 
     pub fn deinit(blocks: *Blocks, gpa: std.mem.Allocator) void {
         gpa.free(blocks.references);
+        gpa.free(blocks.filled);
         blocks.* = undefined;
     }
 
@@ -33,22 +43,34 @@ pub const Blocks = struct {
         return blocks.references[block] > 1;
     }
 
+    pub fn free_in(blocks: *const Blocks, region: Region) u32 {
+        if (region.end - region.begin == blocks.count_total()) return blocks.free_count;
+        var count: u32 = 0;
+        for (blocks.references[region.begin..region.end]) |references| count += @intFromBool(references == 0);
+        return count;
+    }
+
     /// Takes a free block, if there is one: the one right after `previous` where possible, since neighbours are read
     /// as one piece.
     pub fn take(blocks: *Blocks, previous: ?Block) ?Block {
+        return blocks.take_in(.{ .begin = 0, .end = blocks.count_total() }, previous);
+    }
+
+    pub fn take_in(blocks: *Blocks, region: Region, previous: ?Block) ?Block {
         if (blocks.free_count == 0) return null;
-        const total = blocks.count_total();
+        const total = region.end - region.begin;
         const wanted = if (previous) |p| p + 1 else blocks.cursor;
-        var tried: u32 = 0;
-        while (tried < total) : (tried += 1) {
-            const block = (wanted + tried) % total;
+        const first = if (wanted >= region.begin and wanted < region.end) wanted - region.begin else 0;
+        for (0..total) |tried| {
+            const block = region.begin + (first + @as(u32, @intCast(tried))) % total;
             if (blocks.references[block] != 0) continue;
             blocks.references[block] = 1;
+            blocks.filled[block] = 0;
             blocks.free_count -= 1;
-            blocks.cursor = (block + 1) % total;
+            blocks.cursor = (block + 1) % blocks.count_total();
             return block;
         }
-        unreachable; // free_count counts the zeros of references
+        return null;
     }
 
     pub fn retain(blocks: *Blocks, block: Block) void {
@@ -81,4 +103,16 @@ test "blocks are taken side by side and come back" {
     _ = blocks.take(null).?;
     try std.testing.expectEqual(null, blocks.take(null));
     try std.testing.expectEqual(0, blocks.free_count);
+}
+
+test "a region is kept to" {
+    const gpa = std.testing.allocator;
+    var blocks: Blocks = try .init(gpa, 6);
+    defer blocks.deinit(gpa);
+    const region: Region = .{ .begin = 2, .end = 4 };
+    try std.testing.expectEqual(2, blocks.take_in(region, null).?);
+    try std.testing.expectEqual(1, blocks.free_in(region));
+    try std.testing.expectEqual(3, blocks.take_in(region, 5).?);
+    try std.testing.expectEqual(null, blocks.take_in(region, 2));
+    try std.testing.expectEqual(4, blocks.free_count);
 }

@@ -14,6 +14,8 @@ pub const Extent = enum(i32) {
     sliding = 1,
     /// Those in its own chunk of `window` positions.
     chunked = 2,
+    /// Those no further than half of `window` away, before or behind; a token computed in its turn has none behind it.
+    symmetric = 3,
 };
 
 pub const states_max = 8;
@@ -36,10 +38,20 @@ pub const MemoryDeclaration = extern struct {
     /// ggml types of keys and values.
     key_type: i32 = 0,
     value_type: i32 = 0,
-    /// Named states of a recurrent memory, all f32.
+    /// Named states of a recurrent memory.
     state_count: i32 = 0,
     /// Elements of each state.
     state_elements: [states_max]i32 = @splat(0),
+    /// ggml type of each state: f32, or f16 for the inputs of a convolution.
+    state_types: [states_max]i32 = @splat(0),
+    /// Numbers for each token from which the states can be computed again; 0 = they cannot.
+    inputs: i32 = 0,
+
+    pub fn elements_per_cell(d: *const MemoryDeclaration) i64 {
+        var total: i64 = 0;
+        for (d.state_elements[0..@intCast(d.state_count)]) |elements| total += elements;
+        return total;
+    }
 };
 
 /// Refuses what cannot be allocated or computed, naming layer and fault.
@@ -75,6 +87,14 @@ fn check_own(d: MemoryDeclaration) status.Error!void {
                         d.layer, elements,
                     });
                 }
+            }
+            for (d.state_types[0..@intCast(d.state_count)]) |kind| switch (kind) {
+                c.GGML_TYPE_F32, c.GGML_TYPE_F16 => {},
+                else => return status.fail(error.Unsupported, "layer {d}: a state is f32, or f16 for a convolution's " ++
+                    "inputs, not ggml type {d}", .{ d.layer, kind }),
+            };
+            if (d.inputs < 0) {
+                return status.fail(error.InvalidArgument, "layer {d}: {d} numbers a token cannot be logged", .{ d.layer, d.inputs });
             }
         },
     }

@@ -9,10 +9,16 @@ const sync = @import("sync.zig");
 const batch_file = @import("batch.zig");
 const queue_file = @import("queue.zig");
 const memory_file = @import("memory.zig");
+const memory_layout = @import("memory_layout.zig");
+const memory_log = @import("memory_log.zig");
+const memory_turn = @import("memory_turn.zig");
 const memory_ops = @import("memory_ops.zig");
 const tensor_data = @import("tensor_data.zig");
 const graph_file = @import("graph.zig");
 const Shared = @import("shared.zig").Shared;
+const Move = @import("history.zig").Move;
+const Replay = @import("recurrent_pool.zig").Replay;
+const CellTurn = @import("attention_pool.zig").CellTurn;
 const Choice = @import("sampler.zig").Choice;
 const Sampler = @import("sampler.zig").Sampler;
 const SharedModel = @import("model.zig").SharedModel;
@@ -38,6 +44,41 @@ pub const Config = extern struct {
     vocabulary: i32,
     /// 0 to 100: how long idle compute threads spin before they sleep.
     poll: i32,
+    /// Tokens that can be taken back from the end of every sequence.
+    rollback: i32 = 0,
+    /// Attention cells of all sequences together; 0 = as many as each could fill.
+    cells: i32 = 0,
+    flags: u32 = 0,
+    /// What snapshots may take.
+    snapshot_bytes: f64 = 0,
+
+    pub const Flags = struct {
+        /// Each sequence has attention cells of its own, and copies instead of sharing.
+        pub const separate: u32 = 1;
+        /// Windows keep all positions and only mask.
+        pub const whole_windows: u32 = 2;
+        /// Attention does not round as ggml's flash attention does, and takes no quantised keys and values.
+        pub const no_flash: u32 = 4;
+        /// Only graphs are built and measured: no memory is allocated and nothing is computed.
+        pub const dry: u32 = 8;
+    };
+
+    pub fn has(config: Config, flag: u32) bool {
+        return config.flags & flag != 0;
+    }
+
+    pub fn memory(config: Config) memory_layout.Config {
+        return .{
+            .sequences = @intCast(config.sequences),
+            .context = @intCast(config.context),
+            .batch = @intCast(config.batch),
+            .rollback = @intCast(config.rollback),
+            .snapshot_bytes = @intFromFloat(config.snapshot_bytes),
+            .cells = @intCast(config.cells),
+            .separate = config.has(Flags.separate),
+            .whole_windows = config.has(Flags.whole_windows),
+        };
+    }
 
     pub fn check(config: Config) status.Error!void {
         const Bound = struct { []const u8, i32, i32, i32 };
@@ -48,7 +89,12 @@ pub const Config = extern struct {
             .{ "batch", config.batch, 1, 1 << 16 },
             .{ "vocabulary", config.vocabulary, 1, 1 << 28 },
             .{ "poll", config.poll, 0, 100 },
+            .{ "rollback", config.rollback, 0, 1 << 10 },
+            .{ "cells", config.cells, 0, positions_max },
         };
+        if (!(config.snapshot_bytes >= 0 and config.snapshot_bytes <= 1 << 50)) {
+            return status.fail(error.InvalidArgument, "the bytes for snapshots are {d}; give a number from 0 up", .{config.snapshot_bytes});
+        }
         for (bounds) |bound| {
             const name, const value, const least, const most = bound;
             if (value < least or value > most) {
@@ -73,12 +119,34 @@ pub const Counters = extern struct {
     /// Attention blocks and recurrent cells that nobody owns.
     free_blocks: f64 = 0,
     free_cells: f64 = 0,
+    /// Bytes of recurrent states that steps have read and written.
+    state_bytes_moved: f64 = 0,
+    /// Snapshots that are taken, and there is room for.
+    snapshots: f64 = 0,
+    snapshots_max: f64 = 0,
+};
+
+/// Something that is done to a sequence between steps, on the engine's thread. Crosses the ABI.
+pub const Task = extern struct {
+    kind: Kind,
+    sequence: i32,
+    /// Positions `[from, to)` to be moved, by `amount` or to their quotient by it.
+    from: i32,
+    to: i32,
+    amount: i32,
+    snapshot: u32,
+
+    pub const Kind = enum(i32) { none = 0, shift = 1, divide = 2, take_snapshot = 3 };
 };
 
 pub const Job = struct {
     id: u32,
     tokens: std.ArrayList(i32),
     requests: []batch_file.Request,
+    /// Snapshots to be taken within the first batch.
+    marks: []const batch_file.MarkRequest = &.{},
+    /// Instead of a batch.
+    task: ?Task = null,
     samplers: []?*SharedSampler,
     /// Steps to run: the batch itself, then one token for each sequence, until this many, a stop token or an interrupt.
     steps_max: u32,
@@ -90,6 +158,7 @@ pub const Job = struct {
         for (job.samplers) |sampler| if (sampler) |s| s.release();
         gpa.free(job.samplers);
         gpa.free(job.requests);
+        gpa.free(job.marks);
         job.tokens.deinit(gpa);
         gpa.destroy(job);
     }
@@ -117,6 +186,9 @@ pub const Engine = struct {
     scratch: [][]align(64) u8,
     plan: Memory.Plan,
     step: memory_ops.Step,
+    /// How states are computed again and keys turned, as the first graph had it.
+    recipes: ?*Graph = null,
+    replays: std.ArrayList(Replay) = .empty,
 
     graphs_mutex: sync.Mutex = .{},
     graphs: std.AutoHashMapUnmanaged(graph_file.Shape, *Graph) = .empty,
@@ -146,14 +218,12 @@ pub const Engine = struct {
         config: Config,
     ) status.Error!*Engine {
         try config.check();
-        if (!model.value.loaded) return status.fail(error.Refused, "the model's weights are not loaded yet", .{});
+        const is_dry = config.has(Config.Flags.dry);
+        if (!model.value.loaded and !is_dry) return status.fail(error.Refused, "the model's weights are not loaded yet", .{});
+        if (config.has(Config.Flags.no_flash)) try refuse_quantised(declarations);
         const self = try gpa.create(Engine);
         errdefer gpa.destroy(self);
-        var memory: Memory = try .init(gpa, declarations, .{
-            .sequences = @intCast(config.sequences),
-            .context = @intCast(config.context),
-            .batch = @intCast(config.batch),
-        });
+        var memory: Memory = try .init(gpa, declarations, config.memory(), !is_dry);
         errdefer memory.deinit();
         var plan = try memory.create_plan(gpa);
         errdefer plan.deinit();
@@ -186,8 +256,16 @@ pub const Engine = struct {
             .plan = plan,
             .step = undefined,
         };
-        self.step = .{ .plan = &self.plan, .scratch = scratch };
+        self.step = .{ .memory = &self.memory, .plan = &self.plan, .scratch = scratch };
         return self;
+    }
+
+    fn refuse_quantised(declarations: []const MemoryDeclaration) status.Error!void {
+        for (declarations) |d| {
+            if (d.shared_from >= 0 or d.kind != .attention) continue;
+            if (!c.ggml_is_quantized(@intCast(d.key_type)) and !c.ggml_is_quantized(@intCast(d.value_type))) continue;
+            return status.fail(error.Unsupported, "layer {d}: quantised keys and values need flash attention; leave it on, or use f16", .{d.layer});
+        }
     }
 
     /// Starts the thread; from now on the engine is ended by `close`, and frees itself.
@@ -222,6 +300,7 @@ pub const Engine = struct {
         self.plan.deinit();
         self.memory.deinit();
         self.logits.deinit(gpa);
+        self.replays.deinit(gpa);
         self.forget_drawn();
         self.drawn.deinit(gpa);
         gpa.free(self.busy);
@@ -242,12 +321,24 @@ pub const Engine = struct {
         if (self.closing) return status.fail(error.Closed, "this model was disposed of", .{});
         try self.jobs.append(self.gpa, job);
         self.memory_mutex.lock();
-        for (job.requests) |request| self.busy[@intCast(request.sequence)] += 1;
+        self.mark_busy(job, true);
         self.memory_mutex.unlock();
         self.jobs_changed.signal();
     }
 
+    fn mark_busy(self: *Engine, job: *const Job, is_busy: bool) void {
+        for (job.requests) |request| self.add_busy(request.sequence, is_busy);
+        if (job.task) |task| self.add_busy(task.sequence, is_busy);
+    }
+
+    fn add_busy(self: *Engine, sequence: i32, is_busy: bool) void {
+        const count = &self.busy[@intCast(sequence)];
+        if (is_busy) count.* += 1 else count.* -= 1;
+    }
+
     fn check_job(self: *const Engine, job: *const Job) status.Error!void {
+        if (self.config.has(Config.Flags.dry)) return status.fail(error.Refused, "this engine only measures", .{});
+        if (job.task) |task| return self.check_task(task);
         if (job.requests.len == 0) return status.fail(error.InvalidArgument, "a batch needs at least one sequence", .{});
         for (job.requests, job.samplers) |request, sampler| {
             if (request.sequence < 0 or request.sequence >= self.config.sequences) {
@@ -273,6 +364,16 @@ pub const Engine = struct {
                 token, self.config.vocabulary,
             });
         };
+    }
+
+    fn check_task(self: *const Engine, task: Task) status.Error!void {
+        if (std.enums.fromInt(Task.Kind, @backingInt(task.kind)) == null or task.kind == .none) {
+            return status.fail(error.InvalidArgument, "there is no such task", .{});
+        }
+        _ = try self.memory.check_sequence(task.sequence);
+        if (task.kind == .divide and task.amount < 1) {
+            return status.fail(error.InvalidArgument, "positions cannot be divided by {d}; give a whole number from 1 up", .{task.amount});
+        }
     }
 
     /// Stops a job: at the next node of the graph, or, when not `at_once`, after the running step.
@@ -307,6 +408,15 @@ pub const Engine = struct {
         }
     }
 
+    /// Locks the memory where no job uses any sequence but this one.
+    pub fn lock_others(self: *Engine, sequence: i32) status.Error!void {
+        self.memory_mutex.lock();
+        for (self.busy, 0..) |count, other| if (count > 0 and other != sequence) {
+            self.memory_mutex.unlock();
+            return status.fail(error.Busy, "sequence {d} is being computed; wait for it, or cancel it", .{other});
+        };
+    }
+
     pub fn unlock_memory(self: *Engine) void {
         self.memory_mutex.unlock();
     }
@@ -321,6 +431,7 @@ pub const Engine = struct {
             });
         }
         entry.value_ptr.* = graph;
+        if (self.recipes == null) self.recipes = graph;
         self.counters.graphs_built += 1;
     }
 
@@ -333,6 +444,9 @@ pub const Engine = struct {
         }
         self.graphs_mutex.lock();
         defer self.graphs_mutex.unlock();
+        if (self.recipes) |first| if (std.meta.eql(first.shape, shape)) {
+            return status.fail(error.Refused, "the first graph stays: it says how states are computed again", .{});
+        };
         const removed = self.graphs.fetchRemove(shape) orelse {
             return status.fail(error.NotFound, "no graph of {d} rows and {d} outputs is kept", .{ shape.rows, shape.outputs });
         };
@@ -349,6 +463,9 @@ pub const Engine = struct {
             .attention => |leaf| result.free_blocks += @floatFromInt(leaf.blocks.free_count),
             .recurrent => |leaf| result.free_cells += @floatFromInt(leaf.cells.free_count),
         };
+        result.state_bytes_moved = @floatFromInt(self.memory.state_bytes_moved);
+        for (self.memory.slots) |slot| result.snapshots += @floatFromInt(@intFromBool(slot.is_taken));
+        result.snapshots_max = @floatFromInt(self.memory.slots.len);
         return result;
     }
 
@@ -402,7 +519,7 @@ pub const Engine = struct {
     fn free_sequences(self: *Engine, job: *const Job) void {
         self.memory_mutex.lock();
         defer self.memory_mutex.unlock();
-        for (job.requests) |request| self.busy[@intCast(request.sequence)] -= 1;
+        self.mark_busy(job, false);
     }
 
     fn report(self: *Engine, job: *const Job, failure: ?status.Error, message: []const u8) void {
@@ -422,6 +539,7 @@ pub const Engine = struct {
 
     fn run(self: *Engine, job: *Job) status.Error!void {
         if (job.is_cancelled) return status.fail(error.Cancelled, "cancelled before it began", .{});
+        if (job.task) |task| return self.run_task(task);
         self.begin_logits(job);
         var step: u32 = 0;
         while (true) {
@@ -431,7 +549,12 @@ pub const Engine = struct {
             if (job.tokens.items.len < job.requests.len) return;
             if (step >= job.steps_max or self.interrupt.load(.monotonic)) return;
             if (!job.ignore_stops) for (job.tokens.items) |token| if (self.is_stop[@intCast(token)]) return;
-            for (job.requests) |*request| request.count = 1;
+            for (job.requests) |*request| {
+                request.count = 1;
+                request.position = -1;
+            }
+            self.gpa.free(job.marks);
+            job.marks = &.{};
         }
     }
 
@@ -449,7 +572,7 @@ pub const Engine = struct {
     /// One batch. Afterwards the job's tokens are those that were drawn, in the order of its requests.
     fn run_batch(self: *Engine, job: *Job) status.Error!void {
         self.memory_mutex.lock();
-        var batch = self.memory.prepare(self.gpa, job.tokens.items, job.requests) catch |err| {
+        var batch = self.memory.prepare(self.gpa, job.tokens.items, job.requests, job.marks) catch |err| {
             self.memory_mutex.unlock();
             return err;
         };
@@ -463,6 +586,7 @@ pub const Engine = struct {
     fn run_sub_batch(self: *Engine, job: *Job, batch: *const batch_file.Batch, sub_batch: *const SubBatch) status.Error!void {
         if (self.cancel.load(.monotonic)) return status.fail(error.Cancelled, "cancelled", .{});
         const graph = try self.find_graph(.{ .rows = sub_batch.row_count, .outputs = @intCast(sub_batch.outputs.len) });
+        try self.catch_up(sub_batch);
         self.memory_mutex.lock();
         self.memory.apply(&self.plan, sub_batch) catch |err| {
             self.memory_mutex.unlock();
@@ -472,7 +596,7 @@ pub const Engine = struct {
 
         self.forget_drawn();
         const result = self.compute_and_read(job, batch, sub_batch, graph);
-        self.end_sub_batch(sub_batch, if (result) |_| true else |_| false);
+        self.end_sub_batch(batch, sub_batch, if (result) |_| true else |_| false);
         try result;
         for (self.drawn.items) |drawn| {
             if (drawn.event.status == 0) job.tokens.appendAssumeCapacity(drawn.event.token);
@@ -485,13 +609,129 @@ pub const Engine = struct {
         self.drawn.clearRetainingCapacity();
     }
 
-    fn end_sub_batch(self: *Engine, sub_batch: *const SubBatch, computed: bool) void {
+    fn end_sub_batch(self: *Engine, batch: *const batch_file.Batch, sub_batch: *const SubBatch, computed: bool) void {
         self.memory_mutex.lock();
         defer self.memory_mutex.unlock();
         if (!computed) return self.memory.revert(&self.plan, sub_batch);
-        self.memory.commit(&self.plan, sub_batch);
+        self.memory.commit(&self.plan, sub_batch, batch.tokens[sub_batch.first_token..][0..sub_batch.row_count]);
         self.counters.steps += 1;
         self.counters.rows += @floatFromInt(sub_batch.row_count);
+    }
+
+    // ---- states that are computed again ----
+
+    /// Computes what the sub-batch's sequences lack: states that were taken back to, and the bases of full logs.
+    fn catch_up(self: *Engine, sub_batch: *const SubBatch) status.Error!void {
+        for (self.memory.pools, 0..) |*pool, index| if (pool.* == .recurrent) {
+            self.memory_mutex.lock();
+            defer self.memory_mutex.unlock();
+            self.replays.clearRetainingCapacity();
+            try pool.recurrent.plan_replays(self.gpa, sub_batch.runs, &self.replays);
+            try self.replay(@intCast(index));
+        };
+    }
+
+    /// Computes the planned states of a pool again, and enters them in its books.
+    fn replay(self: *Engine, pool: u32) status.Error!void {
+        if (self.replays.items.len == 0) return;
+        const recipes = (self.recipes orelse return status.fail(error.Internal, "no graph has said how states are computed", .{})).builder.recipes;
+        var rows: usize = 0;
+        var numbers: usize = 0;
+        for (self.replays.items) |one| rows = @max(rows, @as(usize, @intCast(one.to - one.from)));
+        for (recipes) |*recipe| numbers = @max(numbers, memory_log.scratch_count(recipe, rows));
+        const scratch = try self.gpa.alloc(f32, numbers * self.scratch.len);
+        defer self.gpa.free(scratch);
+        const context = c.ggml_init(.{
+            .mem_size = 4 * c.ggml_tensor_overhead() + c.ggml_graph_overhead_custom(4, false),
+            .mem_buffer = null,
+            .no_alloc = false,
+        }) orelse return error.OutOfMemory;
+        defer c.ggml_free(context);
+        var work: ReplayWork = .{ .engine = self, .pool = pool, .recipes = recipes, .scratch = scratch };
+        const graph = c.ggml_new_graph_custom(context, 4, false).?;
+        const node = c.ggml_custom_4d(context, c.GGML_TYPE_F32, 1, 1, 1, 1, null, 0, ReplayWork.run, c.GGML_N_TASKS_MAX, &work);
+        c.ggml_build_forward_expand(graph, node);
+        try self.compute_now().run(self.gpa, graph);
+        const leaf = &self.memory.pools[pool].recurrent;
+        for (self.replays.items) |one| {
+            const history = &self.memory.histories[one.sequence];
+            leaf.finish_replay(one, history.stamp_at(history.count_before(one.to)));
+        }
+    }
+
+    fn compute_now(self: *Engine) memory_turn.Compute {
+        return .{ .threadpool = self.threadpool, .threads = @intCast(self.scratch.len) };
+    }
+
+    const ReplayWork = struct {
+        engine: *Engine,
+        pool: u32,
+        recipes: []const memory_log.Recipe,
+        scratch: []f32,
+
+        /// Memories and replays are dealt out to the threads.
+        fn run(_: ?*c.ggml_tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv(.c) void {
+            const work: *const ReplayWork = @ptrCast(@alignCast(data.?));
+            const memory = &work.engine.memory;
+            const thread: usize = @intCast(ith);
+            const each = work.scratch.len / work.engine.scratch.len;
+            const scratch = work.scratch[thread * each ..][0..each];
+            var turn: usize = 0;
+            for (memory.declarations, memory.tensors, 0..) |d, tensors, index| {
+                if (d.shared_from >= 0 or tensors.pool != work.pool or tensors.log == null) continue;
+                for (work.engine.replays.items) |one| {
+                    defer turn += 1;
+                    if (turn % @as(usize, @intCast(nth)) == thread) memory_log.run(memory, index, &work.recipes[index], one, scratch);
+                }
+            }
+        }
+    };
+
+    // ---- tasks ----
+
+    fn run_task(self: *Engine, task: Task) status.Error!void {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        const sequence: u32 = @intCast(task.sequence);
+        try self.resolve(sequence);
+        switch (task.kind) {
+            .none => unreachable,
+            .shift => try self.move(sequence, task.from, task.to, .{ .shift = task.amount }),
+            .divide => try self.move(sequence, task.from, task.to, .{ .divide = task.amount }),
+            .take_snapshot => try self.memory.take_snapshot(sequence, task.snapshot),
+        }
+    }
+
+    /// Makes a sequence's states be what they stand for, if they were only taken back to.
+    pub fn resolve(self: *Engine, sequence: u32) status.Error!void {
+        for (self.memory.pools, 0..) |*pool, index| if (pool.* == .recurrent) {
+            self.replays.clearRetainingCapacity();
+            try pool.recurrent.plan_pending(self.gpa, sequence, &self.replays);
+            try self.replay(@intCast(index));
+        };
+    }
+
+    fn move(self: *Engine, sequence: u32, from: i32, to: i32, how: Move) status.Error!void {
+        const range = self.memory.bounds_of(sequence);
+        const p0 = @max(from, 0);
+        const p1 = if (to < 0) range.end else @min(to, range.end);
+        if (p0 >= p1 or how.apply(p1 - 1) == p1 - 1) return;
+        const turns = if (self.recipes) |graph| graph.builder.turns else &.{};
+        for (turns, self.memory.declarations) |turn, d| if (turn == .unknown) {
+            return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: layer {d} changes its keys after " ++
+                "their rotary embedding", .{ p0, p1 - 1, sequence, d.layer });
+        };
+        try self.memory.begin_move(sequence, p0, p1, how);
+        for (self.memory.pools, 0..) |*pool, index| {
+            var cells: std.ArrayList(CellTurn) = .empty;
+            defer cells.deinit(self.gpa);
+            try self.memory.move_pool(pool, sequence, p0, p1, how, &cells);
+            for (turns, self.memory.declarations, self.memory.tensors, 0..) |turn, d, tensors, memory| {
+                if (d.shared_from >= 0 or tensors.pool != index) continue;
+                try memory_turn.run(self.gpa, &self.memory, memory, turn, cells.items, self.compute_now());
+            }
+        }
+        self.memory.histories[sequence].move(p0, p1, how);
     }
 
     fn find_graph(self: *Engine, shape: graph_file.Shape) status.Error!*Graph {

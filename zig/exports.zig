@@ -11,6 +11,7 @@ pub const status = @import("status.zig");
 pub const queue_file = @import("queue.zig");
 pub const declaration = @import("declaration.zig");
 pub const batch_file = @import("batch.zig");
+pub const recurrent_pool = @import("recurrent_pool.zig");
 pub const model_file = @import("model.zig");
 pub const graph_file = @import("graph.zig");
 pub const ValueType = @import("gguf.zig").ValueType;
@@ -21,6 +22,7 @@ const files = @import("boundary/files.zig");
 const models = @import("boundary/models.zig");
 const engines = @import("boundary/engines.zig");
 const sequences = @import("boundary/sequences.zig");
+const snapshots = @import("boundary/snapshots.zig");
 const samplers = @import("boundary/samplers.zig");
 const graphs = @import("boundary/graphs.zig");
 
@@ -163,10 +165,18 @@ pub const functions = struct {
         token_count: u32,
         requests: [*]const structs.Request,
         request_count: u32,
+        marks: [*]const structs.Mark,
+        mark_count: u32,
         steps_max: u32,
         flags: u32,
     ) callconv(.c) i32 {
-        return code(engines.submit(engine, job, tokens[0..token_count], requests[0..request_count], steps_max, flags));
+        const taken = tokens[0..token_count];
+        return code(engines.submit(engine, job, taken, requests[0..request_count], marks[0..mark_count], steps_max, flags));
+    }
+
+    /// Queues something to be done to a sequence between steps; `done` follows.
+    pub fn strata_engine_task(engine: u32, job: u32, task: *const structs.Task) callconv(.c) i32 {
+        return code(engines.task(engine, job, task.*));
     }
 
     /// Ends a job at once (`at_once` = 1) or after its running step.
@@ -192,8 +202,42 @@ pub const functions = struct {
         return code(sequences.remove(engine, sequence, from, to));
     }
 
-    pub fn strata_sequence_copy(engine: u32, source: i32, destination: i32) callconv(.c) i32 {
-        return code(sequences.copy(engine, source, destination));
+    pub fn strata_sequence_copy(engine: u32, source: i32, destination: i32, from: i32, to: i32) callconv(.c) i32 {
+        return code(sequences.copy(engine, source, destination, from, to));
+    }
+
+    /// Empties all sequences but one.
+    pub fn strata_sequence_keep(engine: u32, sequence: i32) callconv(.c) i32 {
+        return code(sequences.keep(engine, sequence));
+    }
+
+    /// The tokens that a sequence was fed; `count` is how many there are.
+    pub fn strata_sequence_tokens(engine: u32, sequence: i32, out: [*]i32, capacity: u32, count: *u32) callconv(.c) i32 {
+        return code(sequences.tokens(engine, sequence, out[0..capacity], count));
+    }
+
+    // ---- snapshots ----
+
+    /// Reserves room for a snapshot, whose bytes count from now on.
+    pub fn strata_snapshot_new(engine: u32, out: *u32) callconv(.c) i32 {
+        return code(snapshots.new(engine, out));
+    }
+
+    pub fn strata_snapshot_drop(engine: u32, snapshot: u32) callconv(.c) i32 {
+        return code(snapshots.drop(engine, snapshot));
+    }
+
+    pub fn strata_snapshot_restore(engine: u32, snapshot: u32, sequence: i32) callconv(.c) i32 {
+        return code(snapshots.restore(engine, snapshot, sequence));
+    }
+
+    pub fn strata_snapshot_info(engine: u32, snapshot: u32, out: *structs.SnapshotInfo) callconv(.c) i32 {
+        return code(snapshots.info(engine, snapshot, out));
+    }
+
+    /// Makes the books of the memory wrong, for tests: what a step then must refuse.
+    pub fn strata_debug_fault(engine: u32, kind: i32, first: i32, second: i32) callconv(.c) i32 {
+        return code(snapshots.plant_fault(engine, kind, first, second));
     }
 
     /// Bytes of each declared memory, before anything is allocated.
@@ -202,8 +246,9 @@ pub const functions = struct {
         count: u32,
         config: *const structs.EngineConfig,
         out: [*]structs.MemoryShare,
+        totals: *structs.MemoryTotals,
     ) callconv(.c) i32 {
-        return code(engines.measure(declarations[0..count], config.*, out[0..count]));
+        return code(engines.measure(declarations[0..count], config.*, out[0..count], totals));
     }
 
     // ---- samplers ----
@@ -270,9 +315,11 @@ pub const functions = struct {
         values: i32,
         scale: f32,
         softcap: f32,
+        value_dim: i32,
         out: *structs.TensorInfo,
     ) callconv(.c) i32 {
-        return code(graphs.attend(graph, memory, queries, keys, values, .{ .scale = scale, .softcap = softcap }, out));
+        const parameters: structs.AttendParameters = .{ .scale = scale, .softcap = softcap, .value_dim = value_dim };
+        return code(graphs.attend(graph, memory, queries, keys, values, parameters, out));
     }
 
     pub fn strata_graph_convolve(
@@ -305,6 +352,7 @@ test {
     _ = @import("sync.zig");
     _ = @import("shared.zig");
     _ = @import("graph_memory.zig");
+    _ = @import("state_file.zig");
     _ = @import("kernels/attention.zig");
     _ = @import("kernels/convolution.zig");
     _ = @import("kernels/ssm_scan.zig");

@@ -6,6 +6,8 @@ const c = @import("ggml");
 const status = @import("status.zig");
 const graph_memory = @import("graph_memory.zig");
 const memory_ops = @import("memory_ops.zig");
+const memory_log = @import("memory_log.zig");
+const memory_turn = @import("memory_turn.zig");
 const tensor_data = @import("tensor_data.zig");
 const ops = @import("ops.zig");
 const Memory = @import("memory.zig").Memory;
@@ -59,6 +61,7 @@ pub const Graph = struct {
         shape: Shape,
         nodes_max: u32,
         threads: u32,
+        flash: bool,
     };
 
     pub fn create(gpa: std.mem.Allocator, options: Options) status.Error!*Graph {
@@ -82,14 +85,22 @@ pub const Graph = struct {
             .builder = undefined,
             .nodes_max = options.nodes_max,
         };
+        const arena = self.arena.allocator();
+        const recipes = try arena.alloc(memory_log.Recipe, options.memory.declarations.len);
+        @memset(recipes, .{});
+        const turns = try arena.alloc(memory_turn.Turn, options.memory.declarations.len);
+        @memset(turns, .none);
         self.builder = .{
             .context = context,
             .graph = self.cgraph,
-            .arena = self.arena.allocator(),
+            .arena = arena,
             .memory = options.memory,
             .step = options.step,
             .rows = options.shape.rows,
             .threads = options.threads,
+            .recipes = recipes,
+            .turns = turns,
+            .flash = options.flash,
         };
         return self;
     }
@@ -192,6 +203,9 @@ pub const Graph = struct {
         try self.check_input(.tokens, vocabulary, "token ids");
         try self.check_input(.positions, self.builder.memory.config.context, "positions");
         try self.check_input(.outputs, self.shape.rows, "output rows");
+        for (self.builder.memory.declarations, self.builder.memory.tensors, self.builder.recipes) |d, tensors, *recipe| {
+            if (d.shared_from < 0 and tensors.log != null) try recipe.check(d);
+        }
         var inputs: std.ArrayList(*Tensor) = .empty;
         defer inputs.deinit(self.gpa);
         for (self.inputs) |slot| if (slot) |t| try inputs.append(self.gpa, t);

@@ -1,5 +1,5 @@
 //! The memory of a model: any number of pools as one. Every operation happens in all pools or in none; a batch is
-//! prepared in every pool before it is applied in any.
+//! prepared in every pool before it is applied in any. Sequences and snapshots of them are its holders.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -10,13 +10,20 @@ const declaration = @import("declaration.zig");
 const batch_file = @import("batch.zig");
 const attention_pool = @import("attention_pool.zig");
 const recurrent_pool = @import("recurrent_pool.zig");
+const memory_layout = @import("memory_layout.zig");
+const history_file = @import("history.zig");
+const History = history_file.History;
+const Stamp = history_file.Stamp;
+const Move = history_file.Move;
 const AttentionPool = attention_pool.AttentionPool;
 const RecurrentPool = recurrent_pool.RecurrentPool;
 const MemoryDeclaration = declaration.MemoryDeclaration;
 const Run = batch_file.Run;
+const Range = batch_file.Range;
 const SubBatch = batch_file.SubBatch;
 const Batch = batch_file.Batch;
 const Tensor = tensor_data.Tensor;
+const Config = memory_layout.Config;
 
 /// A kind of leaf. Each answers the same calls; adding one adds a case here.
 pub const Pool = union(enum) {
@@ -29,22 +36,31 @@ pub const Pool = union(enum) {
         }
     }
 
-    fn held(pool: *const Pool, sequence: u32) Held {
+    pub fn held(pool: *const Pool, holder: u32) Range {
         switch (pool.*) {
-            inline else => |*leaf| {
-                const range = leaf.held(sequence);
-                return .{ .min = range.min, .end = range.end };
-            },
+            inline else => |*leaf| return leaf.held(holder),
+        }
+    }
+
+    fn stamp(pool: *const Pool, holder: u32) ?Stamp {
+        switch (pool.*) {
+            inline else => |*leaf| return leaf.stamp(holder),
+        }
+    }
+
+    fn clear(pool: *Pool, holder: u32) void {
+        switch (pool.*) {
+            inline else => |*leaf| leaf.clear(holder),
         }
     }
 
     /// What a person calls it in a refusal.
-    fn describe(pool: *const Pool, buffer: *[64]u8) []const u8 {
+    pub fn describe(pool: *const Pool, buffer: *[64]u8) []const u8 {
         return switch (pool.*) {
             .recurrent => "the recurrent states",
-            .attention => |leaf| switch (leaf.extent) {
+            .attention => |leaf| switch (leaf.config.extent) {
                 .all => "full attention",
-                else => std.fmt.bufPrint(buffer, "attention with {t} window {d}", .{ leaf.extent, leaf.window }) catch "windowed attention",
+                else => |extent| std.fmt.bufPrint(buffer, "attention with {t} window {d}", .{ extent, leaf.config.window }) catch "windowed attention",
             },
         };
     }
@@ -55,65 +71,60 @@ pub const PoolPlan = union(enum) {
     recurrent: RecurrentPool.Plan,
 };
 
-const Held = struct { min: i32, end: i32 };
-
-pub const Config = struct {
-    sequences: u32,
-    /// Positions that one sequence may reach.
-    context: u32,
-    /// Most tokens of one sub-batch.
-    batch: u32,
-};
-
 /// Tensors of one declared memory: keys and values, or its states. The last dimension counts cells.
 pub const Tensors = struct {
     pool: u32,
     items: [declaration.states_max]?*Tensor = @splat(null),
+    /// The inputs from which states are computed again, `[inputs, rows]`.
+    log: ?*Tensor = null,
 };
 
-/// What one declared memory takes, for the plan that is shown before anything is allocated.
-pub const Share = extern struct {
-    pool: i32,
-    cells: i32,
-    bytes_per_cell: f64,
-    bytes: f64,
-};
-
-const alignment = 64;
+/// A snapshot's slot. Its holder's number is that of the sequences and its index.
+const Slot = struct { is_taken: bool = false, generation: u16 = 1 };
 
 pub const Memory = struct {
     gpa: std.mem.Allocator,
     config: Config,
     declarations: []const MemoryDeclaration,
+    layout: memory_layout.Layout,
     pools: []Pool,
     tensors: []Tensors,
+    /// Of every holder.
+    histories: []History,
+    slots: []Slot,
     context: *c.ggml_context,
     buffer: c.ggml_backend_buffer_t,
     bytes: usize,
+    /// Bytes of states that steps have read and written, for whoever measures.
+    state_bytes_moved: u64 = 0,
 
-    pub fn init(gpa: std.mem.Allocator, declarations: []const MemoryDeclaration, config: Config) status.Error!Memory {
-        try declaration.check(declarations);
+    /// With `allocate` false, only the books: for graphs that are measured and never computed.
+    pub fn init(gpa: std.mem.Allocator, declarations: []const MemoryDeclaration, config: Config, allocate: bool) status.Error!Memory {
+        var layout: memory_layout.Layout = try .init(gpa, declarations, config);
+        errdefer layout.deinit();
         const own = try gpa.dupe(MemoryDeclaration, declarations);
         errdefer gpa.free(own);
-        const pool_of = try gpa.alloc(u32, own.len);
-        defer gpa.free(pool_of);
-        const pool_count = assign_pools(own, pool_of);
-
-        const pools = try gpa.alloc(Pool, pool_count);
+        const pools = try gpa.alloc(Pool, layout.pools.len);
         errdefer gpa.free(pools);
         var ready: usize = 0;
         errdefer for (pools[0..ready]) |*pool| pool.deinit();
-        for (own, pool_of) |d, index| {
-            if (index != ready) continue;
-            pools[index] = try init_pool(gpa, d, config);
+        for (layout.pools, pools) |pool_config, *pool| {
+            pool.* = switch (pool_config) {
+                .attention => |attention| .{ .attention = try .init(gpa, attention) },
+                .recurrent => |recurrent| .{ .recurrent = try .init(gpa, recurrent) },
+            };
             ready += 1;
         }
-        assert(ready == pool_count);
-
         const tensors = try gpa.alloc(Tensors, own.len);
         errdefer gpa.free(tensors);
+        const histories = try gpa.alloc(History, config.sequences + layout.snapshots);
+        errdefer gpa.free(histories);
+        @memset(histories, .{});
+        const slots = try gpa.alloc(Slot, layout.snapshots);
+        errdefer gpa.free(slots);
+        @memset(slots, .{});
         const context = c.ggml_init(.{
-            .mem_size = c.ggml_tensor_overhead() * (own.len * declaration.states_max + 1),
+            .mem_size = c.ggml_tensor_overhead() * (own.len * (declaration.states_max + 1) + 1),
             .mem_buffer = null,
             .no_alloc = true,
         }) orelse return error.OutOfMemory;
@@ -123,14 +134,17 @@ pub const Memory = struct {
             .gpa = gpa,
             .config = config,
             .declarations = own,
+            .layout = layout,
             .pools = pools,
             .tensors = tensors,
+            .histories = histories,
+            .slots = slots,
             .context = context,
             .buffer = null,
             .bytes = 0,
         };
-        memory.create_tensors(pool_of);
-        try memory.allocate();
+        memory.create_tensors();
+        if (allocate) try memory.allocate_tensors();
         return memory;
     }
 
@@ -138,32 +152,38 @@ pub const Memory = struct {
         if (memory.buffer) |buffer| c.ggml_backend_buffer_free(buffer);
         c.ggml_free(memory.context);
         for (memory.pools) |*pool| pool.deinit();
+        for (memory.histories) |*history| history.deinit(memory.gpa);
+        memory.gpa.free(memory.histories);
+        memory.gpa.free(memory.slots);
         memory.gpa.free(memory.pools);
         memory.gpa.free(memory.tensors);
         memory.gpa.free(memory.declarations);
+        memory.layout.deinit();
         memory.* = undefined;
     }
 
-    fn create_tensors(memory: *Memory, pool_of: []const u32) void {
-        for (memory.declarations, memory.tensors, pool_of) |d, *tensors, pool| {
+    fn create_tensors(memory: *Memory) void {
+        for (memory.declarations, memory.tensors, memory.layout.pool_of) |d, *tensors, pool| {
             if (d.shared_from >= 0) {
                 tensors.* = memory.tensors[@intCast(d.shared_from)];
                 continue;
             }
             tensors.* = .{ .pool = pool };
-            const cells: i64 = cell_count(&memory.pools[pool]);
-            for (columns(d), 0..) |column, i| {
+            const cells: i64 = memory.layout.pools[pool].cell_count();
+            for (memory_layout.columns(d), 0..) |column, i| {
                 if (column.elements == 0) continue;
-                tensors.items[i] = c.ggml_new_tensor_2d(memory.context, @intCast(column.type), column.elements, cells);
+                tensors.items[i] = c.ggml_new_tensor_2d(memory.context, column.type, column.elements, cells);
             }
+            const rows = memory.layout.log_rows(pool);
+            if (rows > 0) tensors.log = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F32, d.inputs, rows);
         }
     }
 
-    fn allocate(memory: *Memory) status.Error!void {
+    fn allocate_tensors(memory: *Memory) status.Error!void {
         var total: usize = 0;
         var tensor = c.ggml_get_first_tensor(memory.context);
         while (tensor) |t| : (tensor = c.ggml_get_next_tensor(memory.context, t)) {
-            total += std.mem.alignForward(usize, c.ggml_nbytes(t), alignment);
+            total += std.mem.alignForward(usize, c.ggml_nbytes(t), memory_layout.alignment);
         }
         if (total == 0) return;
         const buffer = c.ggml_backend_buft_alloc_buffer(c.ggml_backend_cpu_buffer_type(), total) orelse {
@@ -177,13 +197,13 @@ pub const Memory = struct {
         tensor = c.ggml_get_first_tensor(memory.context);
         while (tensor) |t| : (tensor = c.ggml_get_next_tensor(memory.context, t)) {
             assert(c.ggml_backend_tensor_alloc(buffer, t, base + offset) == c.GGML_STATUS_SUCCESS);
-            offset += std.mem.alignForward(usize, c.ggml_nbytes(t), alignment);
+            offset += std.mem.alignForward(usize, c.ggml_nbytes(t), memory_layout.alignment);
         }
     }
 
-    // ---- operations on sequences ----
+    // ---- holders ----
 
-    fn check_sequence(memory: *const Memory, sequence: i32) status.Error!u32 {
+    pub fn check_sequence(memory: *const Memory, sequence: i32) status.Error!u32 {
         if (sequence < 0 or sequence >= memory.config.sequences) {
             return status.fail(error.NotFound, "there is no sequence {d}: this model holds {d}, numbered from 0", .{
                 sequence, memory.config.sequences,
@@ -199,15 +219,19 @@ pub const Memory = struct {
 
     /// The positions at which every pool still holds something: `min` the greatest minimum, `end` one past the least
     /// maximum.
-    pub fn bounds(memory: *const Memory, sequence: i32) status.Error!Held {
-        const index = try memory.check_sequence(sequence);
-        var result: Held = .{ .min = 0, .end = std.math.maxInt(i32) };
+    pub fn bounds(memory: *const Memory, sequence: i32) status.Error!Range {
+        return memory.bounds_of(try memory.check_sequence(sequence));
+    }
+
+    pub fn bounds_of(memory: *const Memory, holder: u32) Range {
+        // Without any memory, a sequence has a length and nothing else.
+        if (memory.pools.len == 0) return .{ .min = 0, .end = @intCast(memory.histories[holder].len()) };
+        var result: Range = .{ .min = 0, .end = std.math.maxInt(i32) };
         for (memory.pools) |*pool| {
-            const range = pool.held(index);
+            const range = pool.held(holder);
             result.min = @max(result.min, range.min);
             result.end = @min(result.end, range.end);
         }
-        if (memory.pools.len == 0) result.end = 0;
         return result;
     }
 
@@ -216,19 +240,32 @@ pub const Memory = struct {
         const index = try memory.check_sequence(sequence);
         const p0 = @max(from, 0);
         const p1 = if (to < 0) std.math.maxInt(i32) else to;
-        if (p0 >= p1) return;
+        const range = memory.bounds_of(index);
+        if (p0 >= p1 or p0 >= range.end) return;
+        if (p1 >= range.end and memory.is_all(index, p0)) return memory.clear_all(index);
         for (memory.pools) |*pool| {
             const reason = switch (pool.*) {
                 inline else => |*leaf| leaf.remove_refusal(index, p0, p1),
             } orelse continue;
             var buffer: [64]u8 = undefined;
             return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot be removed: {s}: {s}", .{
-                p0, p1 - 1, index, pool.describe(&buffer), reason,
+                p0, @min(p1, range.end) - 1, index, pool.describe(&buffer), reason,
             });
         }
         for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| leaf.remove(index, p0, p1),
+            inline else => |*leaf| try leaf.remove(index, p0, p1),
         };
+        const history = &memory.histories[index];
+        history.remove(p0, p1);
+        for (memory.pools) |*pool| switch (pool.*) {
+            inline else => |*leaf| leaf.set_stamp(index, history.stamp()),
+        };
+    }
+
+    /// Whether nothing stands before a position.
+    fn is_all(memory: *const Memory, holder: u32, p0: i32) bool {
+        const positions = memory.histories[holder].positions();
+        return positions.len == 0 or p0 <= positions[0];
     }
 
     /// Empties a sequence. Never fails for one that exists.
@@ -236,22 +273,200 @@ pub const Memory = struct {
         memory.clear_all(try memory.check_sequence(sequence));
     }
 
-    fn clear_all(memory: *Memory, sequence: u32) void {
-        for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| leaf.clear(sequence),
+    pub fn clear_all(memory: *Memory, holder: u32) void {
+        for (memory.pools) |*pool| pool.clear(holder);
+        memory.histories[holder].clear();
+    }
+
+    /// Empties all sequences but one.
+    pub fn keep(memory: *Memory, sequence: i32) status.Error!void {
+        const kept = try memory.check_sequence(sequence);
+        for (0..memory.config.sequences) |other| if (other != kept) memory.clear_all(@intCast(other));
+    }
+
+    /// Makes `destination` hold what `source` holds at positions `[p0, p1)`; what it held before goes.
+    pub fn copy(memory: *Memory, source: i32, destination: i32, p0: i32, p1: i32) status.Error!void {
+        const from = try memory.check_sequence(source);
+        const to = try memory.check_sequence(destination);
+        const range = memory.bounds_of(from);
+        const is_whole = memory.is_all(from, @max(p0, 0)) and (p1 < 0 or p1 >= range.end);
+        if (from == to) return;
+        if (!is_whole) for (memory.pools) |*pool| if (pool.* == .recurrent) {
+            return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s} stand for all of it", .{ from, pool.describe(undefined) });
+        };
+        try memory.copy_holder(from, to);
+        if (is_whole) return;
+        errdefer memory.clear_all(to);
+        if (p1 >= 0) try memory.remove(destination, p1, -1);
+        if (p0 > 0) try memory.remove(destination, 0, p0);
+    }
+
+    fn copy_holder(memory: *Memory, from: u32, to: u32) status.Error!void {
+        memory.clear_all(to);
+        errdefer memory.clear_all(to);
+        const history = &memory.histories[from];
+        try memory.histories[to].assign(memory.gpa, history, history.len());
+        var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
+        defer copies.deinit(memory.gpa);
+        for (memory.pools, 0..) |*pool, index| switch (pool.*) {
+            .attention => |*leaf| {
+                copies.clearRetainingCapacity();
+                leaf.copy(from, to, leaf.held(from).end, leaf.stamp(from), &copies) catch |err| return memory.no_room(pool, err);
+                memory.copy_cells(@intCast(index), copies.items);
+            },
+            .recurrent => |*leaf| {
+                try leaf.copy(from, to);
+                if (@max(from, to) < memory.config.sequences) memory.copy_log(@intCast(index), from, to);
+            },
         };
     }
 
-    /// Makes `destination` hold what `source` holds; what it held before goes.
-    pub fn copy(memory: *Memory, source: i32, destination: i32) status.Error!void {
-        const from = try memory.check_sequence(source);
-        const to = try memory.check_sequence(destination);
-        if (from == to) return;
-        try memory.clear(destination);
-        errdefer memory.clear_all(to);
-        for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| try leaf.copy(from, to),
+    fn no_room(memory: *const Memory, pool: *const Pool, err: error{ OutOfMemory, Full }) status.Error {
+        if (err == error.OutOfMemory) return error.OutOfMemory;
+        var buffer: [64]u8 = undefined;
+        return status.fail(error.Full, "{s} is full: {d} cells are free; end a sequence, drop a snapshot, or load with a larger context", .{
+            pool.describe(&buffer), free_cells(memory, pool),
+        });
+    }
+
+    fn free_cells(_: *const Memory, pool: *const Pool) u32 {
+        return switch (pool.*) {
+            .attention => |leaf| leaf.blocks.free_count * attention_pool.block_cells,
+            .recurrent => |leaf| leaf.cells.free_count,
         };
+    }
+
+    fn copy_log(memory: *Memory, pool: u32, from: u32, to: u32) void {
+        const rows = RecurrentPool.log_rows(memory.pools[pool].recurrent.config);
+        if (rows == 0) return;
+        for (memory.declarations, memory.tensors) |d, tensors| {
+            if (tensors.pool == pool and d.shared_from < 0) tensor_data.copy_rows(tensors.log.?, from * rows, to * rows, rows);
+        }
+    }
+
+    // ---- moving positions ----
+
+    /// Makes sure that positions `[p0, p1)` can move in every pool, and makes their attention cells the sequence's own.
+    pub fn begin_move(memory: *Memory, sequence: u32, p0: i32, p1: i32, how: Move) status.Error!void {
+        const range = memory.bounds_of(sequence);
+        for (memory.pools) |*pool| {
+            const reason: ?[]const u8 = switch (pool.*) {
+                .attention => |*leaf| leaf.move_refusal(sequence, p0, p1, how),
+                .recurrent => recurrent: {
+                    if (how == .divide) break :recurrent "a state has one position, which cannot be divided";
+                    if (p0 > memory.first_position(sequence) and p0 < range.end) break :recurrent "a state moves as a whole";
+                    break :recurrent if (p1 < range.end) "a state moves as a whole" else null;
+                },
+            };
+            var buffer: [64]u8 = undefined;
+            if (reason) |why| return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: {s}: {s}", .{
+                p0, @min(p1, range.end) - 1, sequence, pool.describe(&buffer), why,
+            });
+        }
+        const last = how.apply(@min(p1, range.end) - 1);
+        if (last >= memory.config.context) {
+            return status.fail(error.Refused, "position {d} would become {d}, beyond the context of {d}", .{
+                @min(p1, range.end) - 1, last, memory.config.context,
+            });
+        }
+        var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
+        defer copies.deinit(memory.gpa);
+        for (memory.pools, 0..) |*pool, index| if (pool.* == .attention) {
+            copies.clearRetainingCapacity();
+            const result = pool.attention.own_range(sequence, p0, p1, &copies);
+            memory.copy_cells(@intCast(index), copies.items);
+            result catch |err| return memory.no_room(pool, err);
+        };
+    }
+
+    fn first_position(memory: *const Memory, holder: u32) i32 {
+        const positions = memory.histories[holder].positions();
+        return if (positions.len == 0) 0 else positions[0];
+    }
+
+    /// Moves positions in the books of one pool; the cells to be turned are added to `turns`.
+    pub fn move_pool(
+        memory: *Memory,
+        pool: *Pool,
+        sequence: u32,
+        p0: i32,
+        p1: i32,
+        how: Move,
+        turns: *std.ArrayList(attention_pool.CellTurn),
+    ) status.Error!void {
+        switch (pool.*) {
+            .attention => |*leaf| try leaf.move(sequence, p0, p1, how, turns),
+            .recurrent => |*leaf| leaf.move(sequence, how.shift),
+        }
+        _ = memory;
+    }
+
+    // ---- snapshots ----
+
+    /// Takes a slot for a snapshot. Its bytes count from now on.
+    pub fn reserve_snapshot(memory: *Memory) status.Error!u32 {
+        for (memory.slots, 0..) |*slot, index| {
+            if (slot.is_taken) continue;
+            slot.is_taken = true;
+            return @as(u32, slot.generation) << 16 | @as(u32, @intCast(index));
+        }
+        const each = memory.layout.bytes_per_snapshot;
+        if (memory.slots.len == 0) {
+            return status.fail(error.Full, "there is no room for snapshots: one takes {d} bytes and {d} were planned for; " ++
+                "load with more bytes for snapshots", .{ each, memory.config.snapshot_bytes });
+        }
+        return status.fail(error.Full, "the budget of {d} bytes for snapshots is used up by {d} of {d} bytes; drop one, or " ++
+            "load with more bytes for snapshots", .{ memory.config.snapshot_bytes, memory.slots.len, each });
+    }
+
+    /// The holder behind a snapshot's handle.
+    pub fn snapshot_holder(memory: *const Memory, handle: u32) status.Error!u32 {
+        const index = handle & 0xffff;
+        if (index >= memory.slots.len or !memory.slots[index].is_taken or memory.slots[index].generation != handle >> 16) {
+            return status.fail(error.NotFound, "this snapshot was dropped", .{});
+        }
+        return memory.config.sequences + index;
+    }
+
+    pub fn drop_snapshot(memory: *Memory, handle: u32) status.Error!void {
+        const holder = try memory.snapshot_holder(handle);
+        memory.clear_all(holder);
+        const slot = &memory.slots[holder - memory.config.sequences];
+        slot.is_taken = false;
+        slot.generation = if (slot.generation == std.math.maxInt(u16)) 1 else slot.generation + 1;
+    }
+
+    pub fn take_snapshot(memory: *Memory, sequence: u32, handle: u32) status.Error!void {
+        try memory.copy_holder(sequence, try memory.snapshot_holder(handle));
+    }
+
+    pub fn restore_snapshot(memory: *Memory, handle: u32, sequence: u32) status.Error!void {
+        try memory.copy_holder(try memory.snapshot_holder(handle), sequence);
+    }
+
+    /// Makes the books wrong as a mistake would, for tests: 0 exchanges the states of two sequences, 1 leaves one's a step
+    /// behind, 2 gives it the other's, 3 restores the last pool alone from the other.
+    pub fn plant_fault(memory: *Memory, kind: i32, a: u32, b: u32) status.Error!void {
+        for (memory.pools) |*pool| if (pool.* == .recurrent) {
+            const leaf = &pool.recurrent;
+            switch (kind) {
+                0 => leaf.exchange(a, b),
+                1 => leaf.go_back_unnoticed(a),
+                2 => leaf.steal(a, b),
+                else => {},
+            }
+        };
+        if (kind != 3 or memory.pools.len == 0) return;
+        const last = &memory.pools[memory.pools.len - 1];
+        last.clear(a);
+        switch (last.*) {
+            .recurrent => |*leaf| try leaf.copy(b, a),
+            .attention => |*leaf| {
+                var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
+                defer copies.deinit(memory.gpa);
+                leaf.copy(b, a, leaf.held(b).end, leaf.stamp(b), &copies) catch |err| return memory.no_room(last, err);
+            },
+        }
     }
 
     // ---- batches ----
@@ -262,12 +477,15 @@ pub const Memory = struct {
         gpa: std.mem.Allocator,
         tokens: []const i32,
         requests: []const batch_file.Request,
+        marks: []const batch_file.MarkRequest,
     ) status.Error!Batch {
         const positions = try gpa.alloc(i32, requests.len);
         defer gpa.free(positions);
         try memory.check_requests(tokens, requests, positions);
         var batch: Batch = try .split(gpa, tokens, requests, positions, memory.config.batch);
         errdefer batch.deinit();
+        try memory.stamp_runs(&batch, requests);
+        try memory.add_marks(&batch, requests, positions, marks);
         for (memory.pools) |*pool| try check_room(pool, gpa, &batch);
         return batch;
     }
@@ -295,11 +513,81 @@ pub const Memory = struct {
                 return status.fail(error.Full, "sequence {d} holds {d} tokens and was given {d} more, but the context " ++
                     "is {d}", .{ sequence, position.*, count, memory.config.context });
             }
+            if (request.position >= 0 and request.position != position.*) {
+                return status.fail(error.Refused, "sequence {d} goes on at position {d}, and tokens from position {d} were given", .{
+                    sequence, position.*, request.position,
+                });
+            }
             total += count;
         }
         if (total != tokens.len) {
             return status.fail(error.InvalidArgument, "the requests take {d} tokens and {d} were given", .{ total, tokens.len });
         }
+    }
+
+    /// Works out what every sequence stands for after each of its tokens.
+    fn stamp_runs(memory: *const Memory, batch: *Batch, requests: []const batch_file.Request) error{OutOfMemory}!void {
+        const running = try batch.arena.allocator().alloc(Stamp, requests.len);
+        for (running, requests) |*stamp, request| stamp.* = memory.histories[@intCast(request.sequence)].stamp();
+        for (batch.sub_batches) |*sub_batch| {
+            for (sub_batch.runs, sub_batch.requests) |*run, request| {
+                const stamps = try batch.arena.allocator().alloc(Stamp, run.count);
+                run.before = running[request];
+                for (stamps, batch.tokens[sub_batch.first_token + run.first_row ..][0..run.count]) |*stamp, token| {
+                    running[request] = running[request].after(token);
+                    stamp.* = running[request];
+                }
+                run.stamps = stamps;
+            }
+        }
+    }
+
+    fn add_marks(
+        memory: *const Memory,
+        batch: *Batch,
+        requests: []const batch_file.Request,
+        positions: []const i32,
+        marks: []const batch_file.MarkRequest,
+    ) status.Error!void {
+        for (marks, 0..) |mark, i| {
+            if (mark.request < 0 or mark.request >= requests.len) {
+                return status.fail(error.InvalidArgument, "a snapshot was wanted of request {d}, and there are {d}", .{ mark.request, requests.len });
+            }
+            const index: usize = @intCast(mark.request);
+            const request = requests[index];
+            const first = positions[index];
+            if (mark.position < first or mark.position > first + request.count) {
+                return status.fail(error.InvalidArgument, "a snapshot was wanted at position {d} of sequence {d}, which this " ++
+                    "batch takes from {d} to {d}", .{ mark.position, request.sequence, first, first + request.count });
+            }
+            const holder = try memory.snapshot_holder(mark.snapshot);
+            if (memory.histories[holder].len() > 0) {
+                return status.fail(error.Refused, "this snapshot is taken already", .{});
+            }
+            for (marks[0..i]) |other| if (other.snapshot == mark.snapshot) {
+                return status.fail(error.InvalidArgument, "one snapshot was wanted at two positions", .{});
+            };
+            try place_mark(batch, mark, holder);
+        }
+    }
+
+    fn place_mark(batch: *Batch, mark: batch_file.MarkRequest, holder: u32) error{OutOfMemory}!void {
+        for (batch.sub_batches) |*sub_batch| for (sub_batch.runs, sub_batch.requests) |*run, request| {
+            if (request != mark.request or mark.position > run.first_position + @as(i32, @intCast(run.count))) continue;
+            const marks = try batch.arena.allocator().alloc(batch_file.Mark, run.marks.len + 1);
+            var at: usize = 0;
+            while (at < run.marks.len and run.marks[at].position <= mark.position) at += 1;
+            @memcpy(marks[0..at], run.marks[0..at]);
+            @memcpy(marks[at + 1 ..], run.marks[at..]);
+            marks[at] = .{
+                .position = mark.position,
+                .holder = holder,
+                .stamp = run.stamp_after(@intCast(mark.position - run.first_position)),
+            };
+            run.marks = marks;
+            return;
+        };
+        unreachable; // its position was checked
     }
 
     fn check_room(pool: *const Pool, gpa: std.mem.Allocator, batch: *const Batch) status.Error!void {
@@ -310,10 +598,33 @@ pub const Memory = struct {
                 for (batch.sub_batches) |sub_batch| leaf.estimate_add(&estimate, sub_batch.runs);
                 if (estimate.lacking == 0) return;
                 var buffer: [64]u8 = undefined;
-                return status.fail(error.Full, "{s} is full: {d} more blocks are needed than are free; end a sequence " ++
-                    "or load with a larger context", .{ pool.describe(&buffer), estimate.lacking });
+                return status.fail(error.Full, "{s} is full: {d} cells more are needed than are free; end a sequence, drop a " ++
+                    "snapshot, or load with a larger context", .{ pool.describe(&buffer), estimate.lacking * attention_pool.block_cells });
             },
         }
+    }
+
+    /// Makes sure that what every pool holds of a run's sequence stands for the tokens that the sequence was fed.
+    pub fn check_provenance(memory: *const Memory, sub_batch: *const SubBatch) status.Error!void {
+        for (sub_batch.runs) |run| for (memory.pools) |*pool| {
+            const range = pool.held(run.sequence);
+            const stamp = pool.stamp(run.sequence) orelse continue;
+            if (range.end == run.first_position and stamp.eql(run.before)) continue;
+            var buffer: [64]u8 = undefined;
+            const name = pool.describe(&buffer);
+            if (range.end != run.first_position) {
+                return status.fail(error.Refused, "sequence {d}: {s} stand at position {d} and the sequence goes on at {d}; " ++
+                    "clear the sequence", .{ run.sequence, name, range.end, run.first_position });
+            }
+            if (stamp.count != run.before.count) {
+                return status.fail(error.Refused, "sequence {d}: {s} stand for {d} tokens and the sequence has {d}; clear the sequence", .{
+                    run.sequence, name, stamp.count, run.before.count,
+                });
+            }
+            return status.fail(error.Refused, "sequence {d}: {s} stand for another text of the same {d} tokens; clear the sequence", .{
+                run.sequence, name, stamp.count,
+            });
+        };
     }
 
     /// What a sub-batch does to every pool. Kept from step to step for its capacity.
@@ -339,22 +650,42 @@ pub const Memory = struct {
     }
 
     /// Makes one prepared sub-batch visible in every pool, or in none. `commit` or `revert` follows.
-    pub fn apply(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch) error{OutOfMemory}!void {
+    pub fn apply(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch) status.Error!void {
+        try memory.check_provenance(sub_batch);
+        for (sub_batch.runs) |run| {
+            const history = &memory.histories[run.sequence];
+            try history.reserve(memory.gpa, run.count);
+            for (run.marks) |mark| try memory.histories[mark.holder].reserve(memory.gpa, history.len() + run.count);
+        }
         for (memory.pools, plan.pools) |*pool, *pool_plan| switch (pool.*) {
             inline else => |*leaf, tag| try @field(pool_plan, @tagName(tag)).reserve(plan.gpa, leaf, sub_batch.runs),
         };
         for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| switch (pool.*) {
             inline else => |*leaf, tag| {
                 leaf.apply(&@field(pool_plan, @tagName(tag)), sub_batch.runs);
-                if (tag == .attention) memory.copy_blocks(@intCast(index), pool_plan.attention.copies.items);
+                if (tag == .attention) memory.copy_cells(@intCast(index), pool_plan.attention.copies.items);
             },
         };
     }
 
-    pub fn commit(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch) void {
-        for (memory.pools, plan.pools) |*pool, *pool_plan| switch (pool.*) {
-            inline else => |*leaf, tag| leaf.commit(&@field(pool_plan, @tagName(tag)), sub_batch.runs),
+    /// The sub-batch was computed: `tokens` are its.
+    pub fn commit(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch, tokens: []const i32) void {
+        for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| switch (pool.*) {
+            inline else => |*leaf, tag| {
+                leaf.commit(&@field(pool_plan, @tagName(tag)), sub_batch.runs);
+                if (tag == .attention) memory.copy_cells(@intCast(index), pool_plan.attention.copies.items);
+            },
         };
+        for (sub_batch.runs) |run| {
+            const history = &memory.histories[run.sequence];
+            for (tokens[run.first_row..][0..run.count], 0..) |token, i| {
+                history.append(token, run.first_position + @as(i32, @intCast(i)));
+            }
+            for (run.marks) |mark| {
+                const count = history.count_before(mark.position);
+                memory.histories[mark.holder].assign(memory.gpa, history, count) catch unreachable; // reserved
+            }
+        }
     }
 
     pub fn revert(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch) void {
@@ -363,106 +694,17 @@ pub const Memory = struct {
         };
     }
 
-    fn copy_blocks(memory: *Memory, pool: u32, copies: []const AttentionPool.Plan.Copy) void {
-        const cells = attention_pool.block_cells;
+    fn copy_cells(memory: *Memory, pool: u32, copies: []const attention_pool.CellCopy) void {
         for (copies) |copied| {
             for (memory.declarations, memory.tensors) |d, tensors| {
                 if (tensors.pool != pool or d.shared_from >= 0) continue;
                 for (tensors.items) |item| if (item) |tensor| {
-                    tensor_data.copy_rows(tensor, copied.from * cells, copied.to * cells, cells);
+                    tensor_data.copy_rows(tensor, copied.from, copied.to, copied.count);
                 };
             }
         }
     }
 };
-
-/// Bytes of every declared memory, before anything is allocated: the same figures that `Memory.init` allocates by.
-pub fn measure(declarations: []const MemoryDeclaration, config: Config, gpa: std.mem.Allocator, shares: []Share) status.Error!void {
-    try declaration.check(declarations);
-    const pool_of = try gpa.alloc(u32, declarations.len);
-    defer gpa.free(pool_of);
-    _ = assign_pools(declarations, pool_of);
-    for (declarations, pool_of, shares) |d, pool, *share| {
-        const cells = pool_cells(d, config);
-        share.* = .{ .pool = @intCast(pool), .cells = @intCast(cells), .bytes_per_cell = 0, .bytes = 0 };
-        if (d.shared_from >= 0) continue;
-        for (columns(d)) |column| {
-            if (column.elements == 0) continue;
-            const row = c.ggml_row_size(@intCast(column.type), column.elements);
-            share.bytes_per_cell += @floatFromInt(row);
-            share.bytes += @floatFromInt(std.mem.alignForward(usize, row * cells, alignment));
-        }
-    }
-}
-
-const Column = struct { type: i32 = 0, elements: i64 = 0 };
-
-/// The tensors of a declaration: what one cell of each holds.
-fn columns(d: MemoryDeclaration) [declaration.states_max]Column {
-    var result: [declaration.states_max]Column = @splat(.{});
-    switch (d.kind) {
-        .attention => {
-            result[0] = .{ .type = d.key_type, .elements = @as(i64, d.heads) * d.key_dim };
-            result[1] = .{ .type = d.value_type, .elements = @as(i64, d.heads) * d.value_dim };
-        },
-        .recurrent => for (result[0..@intCast(d.state_count)], d.state_elements[0..@intCast(d.state_count)]) |*column, elements| {
-            column.* = .{ .type = c.GGML_TYPE_F32, .elements = elements };
-        },
-    }
-    return result;
-}
-
-/// Memories that keep the same positions share a pool. Returns the number of pools, in the order of their first use.
-fn assign_pools(declarations: []const MemoryDeclaration, pool_of: []u32) u32 {
-    var count: u32 = 0;
-    for (declarations, 0..) |d, i| {
-        if (d.shared_from >= 0) {
-            pool_of[i] = pool_of[@intCast(d.shared_from)];
-            continue;
-        }
-        pool_of[i] = for (declarations[0..i], pool_of[0..i]) |other, pool| {
-            if (other.shared_from < 0 and same_pool(d, other)) break pool;
-        } else blk: {
-            count += 1;
-            break :blk count - 1;
-        };
-    }
-    return count;
-}
-
-fn same_pool(a: MemoryDeclaration, b: MemoryDeclaration) bool {
-    return a.kind == b.kind and a.extent == b.extent and a.window == b.window;
-}
-
-fn attention_config(d: MemoryDeclaration, config: Config) AttentionPool.Config {
-    return .{
-        .extent = d.extent,
-        .window = @intCast(d.window),
-        .sequences = config.sequences,
-        .context = config.context,
-        .batch = config.batch,
-    };
-}
-
-fn init_pool(gpa: std.mem.Allocator, d: MemoryDeclaration, config: Config) error{OutOfMemory}!Pool {
-    return switch (d.kind) {
-        .attention => .{ .attention = try .init(gpa, attention_config(d, config)) },
-        .recurrent => .{ .recurrent = try .init(gpa, .{ .sequences = config.sequences }) },
-    };
-}
-
-fn cell_count(pool: *const Pool) u32 {
-    return switch (pool.*) {
-        inline else => |*leaf| leaf.cell_count(),
-    };
-}
-
-fn pool_cells(d: MemoryDeclaration, config: Config) u32 {
-    return switch (d.kind) {
-        .attention => AttentionPool.block_count(attention_config(d, config)) * attention_pool.block_cells,
-        .recurrent => RecurrentPool.cell_count_for(.{ .sequences = config.sequences }),
-    };
-}
 
 const testing = std.testing;
 
@@ -476,51 +718,88 @@ const test_declarations = [_]MemoryDeclaration{
 const test_config: Config = .{ .sequences = 3, .context = 256, .batch = 64 };
 
 test "planned bytes are allocated bytes" {
-    var memory: Memory = try .init(testing.allocator, &test_declarations, test_config);
-    defer memory.deinit();
-    var shares: [test_declarations.len]Share = undefined;
-    try measure(&test_declarations, test_config, testing.allocator, &shares);
-    var total: f64 = 0;
-    for (shares) |share| total += share.bytes;
-    try testing.expectEqual(@as(f64, @floatFromInt(memory.bytes)), total);
-    try testing.expectEqual(3, memory.pools.len);
-    try testing.expectEqual(memory.tensors[0].items[0], memory.tensors[4].items[0]);
-    try testing.expectEqual(shares[0].pool, shares[3].pool);
+    for ([_]u32{ 0, 5 }, [_]u64{ 0, 100_000 }) |rollback, snapshot_bytes| {
+        var config = test_config;
+        config.rollback = rollback;
+        config.snapshot_bytes = snapshot_bytes;
+        var memory: Memory = try .init(testing.allocator, &test_declarations, config, true);
+        defer memory.deinit();
+        var shares: [test_declarations.len]memory_layout.Share = undefined;
+        const totals = memory.layout.measure(&test_declarations, &shares);
+        try testing.expectEqual(@as(f64, @floatFromInt(memory.bytes)), totals.bytes);
+        try testing.expectEqual(3, memory.pools.len);
+        try testing.expectEqual(memory.tensors[0].items[0], memory.tensors[4].items[0]);
+        try testing.expectEqual(shares[0].pool, shares[3].pool);
+    }
+}
+
+fn test_run_batch(memory: *Memory, plan: *Memory.Plan, batch: *const Batch, succeeds: bool) !void {
+    for (batch.sub_batches) |*sub_batch| {
+        try memory.apply(plan, sub_batch);
+        if (!succeeds) return memory.revert(plan, sub_batch);
+        memory.commit(plan, sub_batch, batch.tokens[sub_batch.first_token..][0..sub_batch.row_count]);
+    }
+}
+
+fn test_request(sequence: i32, count: i32) batch_file.Request {
+    return .{ .sequence = sequence, .count = count, .logits = .last, .sampler = 0 };
 }
 
 test "all pools or none" {
-    var memory: Memory = try .init(testing.allocator, &test_declarations, test_config);
+    var config = test_config;
+    config.snapshot_bytes = 1 << 20;
+    var memory: Memory = try .init(testing.allocator, &test_declarations, config, true);
     defer memory.deinit();
     var plan = try memory.create_plan(testing.allocator);
     defer plan.deinit();
     const tokens: [100]i32 = @splat(5);
-    const requests = [_]batch_file.Request{
-        .{ .sequence = 1, .count = 70, .logits = .last, .sampler = 0 },
-        .{ .sequence = 2, .count = 30, .logits = .none, .sampler = 0 },
-    };
-    var batch = try memory.prepare(testing.allocator, &tokens, &requests);
+    const requests = [_]batch_file.Request{ test_request(1, 70), test_request(2, 30) };
+    const snapshot = try memory.reserve_snapshot();
+    const marks = [_]batch_file.MarkRequest{.{ .request = 0, .position = 67, .snapshot = snapshot }};
+    var batch = try memory.prepare(testing.allocator, &tokens, &requests, &marks);
     defer batch.deinit();
     try testing.expectEqual(2, batch.sub_batches.len);
 
-    try memory.apply(&plan, &batch.sub_batches[0]);
-    memory.revert(&plan, &batch.sub_batches[0]);
+    try test_run_batch(&memory, &plan, &batch, false);
     try testing.expectEqual(0, try memory.end(1));
-    for (batch.sub_batches) |*sub_batch| {
-        try memory.apply(&plan, sub_batch);
-        memory.commit(&plan, sub_batch);
-    }
+    try test_run_batch(&memory, &plan, &batch, true);
     try testing.expectEqual(70, try memory.end(1));
     try testing.expectEqual(30, try memory.end(2));
 
     try testing.expectError(error.Refused, memory.remove(1, 60, -1));
-    try testing.expectStringStartsWith(status.message(), "positions 60 to");
+    try testing.expectStringStartsWith(status.message(), "positions 60 to 69");
     try testing.expectEqual(70, try memory.end(1));
-    try memory.copy(1, 0);
+    try memory.copy(1, 0, 0, -1);
     try testing.expectEqual(70, try memory.end(0));
+    try testing.expectError(error.Refused, memory.copy(1, 0, 0, 60));
+    try memory.restore_snapshot(snapshot, 0);
+    try testing.expectEqual(67, try memory.end(0));
+    try testing.expectEqual(67, memory.histories[0].len());
+    try memory.drop_snapshot(snapshot);
+    try testing.expectError(error.NotFound, memory.restore_snapshot(snapshot, 0));
     try memory.remove(0, 0, -1);
     try testing.expectEqual(0, try memory.end(0));
     try testing.expectError(error.NotFound, memory.clear(3));
-    try testing.expectError(error.Full, memory.prepare(testing.allocator, &(tokens ++ tokens), &.{
-        .{ .sequence = 1, .count = 200, .logits = .last, .sampler = 0 },
-    }));
+    try testing.expectError(error.Full, memory.prepare(testing.allocator, &(tokens ++ tokens), &.{test_request(1, 200)}, &.{}));
+}
+
+test "a state of another text is refused by name" {
+    var memory: Memory = try .init(testing.allocator, &test_declarations, test_config, true);
+    defer memory.deinit();
+    var plan = try memory.create_plan(testing.allocator);
+    defer plan.deinit();
+    const tokens = [_]i32{ 1, 2, 3, 4 };
+    {
+        var batch = try memory.prepare(testing.allocator, &tokens, &.{ test_request(0, 2), test_request(1, 2) }, &.{});
+        defer batch.deinit();
+        try test_run_batch(&memory, &plan, &batch, true);
+    }
+    const pool = &memory.pools[2].recurrent;
+    std.mem.swap(?u32, &pool.holders[0].cell, &pool.holders[1].cell);
+    var batch = try memory.prepare(testing.allocator, tokens[0..1], &.{test_request(0, 1)}, &.{});
+    defer batch.deinit();
+    try testing.expectError(error.Refused, memory.apply(&plan, &batch.sub_batches[0]));
+    try testing.expectStringStartsWith(status.message(), "sequence 0: the recurrent states stand for another text");
+    std.mem.swap(?u32, &pool.holders[0].cell, &pool.holders[1].cell);
+    try test_run_batch(&memory, &plan, &batch, true);
 }

@@ -11,6 +11,8 @@ const memory_file = @import("memory.zig");
 const attention = @import("kernels/attention.zig");
 const convolution = @import("kernels/convolution.zig");
 const ssm_scan = @import("kernels/ssm_scan.zig");
+const memory_log = @import("memory_log.zig");
+const memory_turn = @import("memory_turn.zig");
 
 const Tensor = c.ggml_tensor;
 const Memory = memory_file.Memory;
@@ -18,9 +20,26 @@ const MemoryDeclaration = declaration.MemoryDeclaration;
 
 /// What the kernels of a running step read besides tensors.
 pub const Step = struct {
+    memory: *Memory,
     plan: *Memory.Plan,
     /// One piece for each thread.
     scratch: []const []align(64) u8,
+
+    /// After an operation on a state: counts the bytes that it read and wrote, and logs its inputs.
+    fn count_and_log(
+        step: *const Step,
+        pool: u32,
+        state: *const Tensor,
+        log: ?*Tensor,
+        inputs: []const struct { memory_log.Source, *const Tensor },
+    ) void {
+        const plan = &step.plan.pools[pool].recurrent;
+        for (plan.segments.items) |segment| {
+            step.memory.state_bytes_moved += state.nb[1] * (1 + @as(u64, @intFromBool(segment.read_cell >= 0)));
+        }
+        const to = log orelse return;
+        for (inputs) |input| memory_log.write(&step.memory.pools[pool].recurrent, plan.logs.items, to, input[0], input[1]);
+    }
 };
 
 /// Where a graph's memory operations are put and what they belong to.
@@ -34,6 +53,11 @@ pub const Builder = struct {
     threads: u32,
     /// Grows to what the largest operation needs for each thread.
     scratch_bytes: usize = 0,
+    /// Of each memory: how its states are computed again, and how its keys were turned.
+    recipes: []memory_log.Recipe,
+    turns: []memory_turn.Turn,
+    /// Whether attention may round as ggml's flash attention does.
+    flash: bool,
 
     fn custom(builder: *Builder, shape: [3]i64, sources: []const ?*Tensor, run: c.ggml_custom_op_t, data: *anyopaque) *Tensor {
         var arguments: [c.GGML_MAX_SRC]?*Tensor = @splat(null);
@@ -71,6 +95,11 @@ pub const Builder = struct {
             return status.fail(error.InvalidArgument, "layer {d}: this memory is {t}, and {t} was expected", .{ d.layer, d.kind, kind });
         }
         return .{ d, memory.tensors[@intCast(index)] };
+    }
+
+    /// The recipe of a memory whose states are computed again from a log; null where they are not.
+    fn recipe(builder: *const Builder, index: i32) ?*memory_log.Recipe {
+        return if (builder.memory.tensors[@intCast(index)].log == null) null else &builder.recipes[@intCast(index)];
     }
 
     fn find_state(builder: *const Builder, index: i32, state: i32, elements: i64) status.Error!struct { MemoryDeclaration, u32, *Tensor } {
@@ -132,6 +161,8 @@ pub const AttendParameters = extern struct {
     scale: f32,
     /// 0 = none; otherwise products become `softcap * tanh(product / softcap)`.
     softcap: f32,
+    /// Of a memory of keys without values: the first so many elements of a key are the value.
+    value_dim: i32 = 0,
 };
 
 const AttendOp = struct {
@@ -139,8 +170,10 @@ const AttendOp = struct {
     pool: u32,
     keys: *Tensor,
     values: *Tensor,
+    value_dim: usize,
     declared: MemoryDeclaration,
     parameters: AttendParameters,
+    flash: bool,
 };
 
 /// Adds `keys` and `values` to the memory, unless they are null (then the memory is only read), and lets every query
@@ -164,31 +197,45 @@ pub fn attend(
             d.layer, heads, d.heads,
         });
     }
-    if (d.value_dim == 0) {
-        return status.fail(error.Unsupported, "layer {d}: a memory of keys without values cannot be attended to", .{d.layer});
+    const value_dim = if (d.value_dim > 0) d.value_dim else parameters.value_dim;
+    if (value_dim < 1 or (d.value_dim == 0 and value_dim > d.key_dim)) {
+        return status.fail(error.InvalidArgument, "layer {d}: its memory has keys without values; say how many of the {d} elements " ++
+            "of a key are its value", .{ d.layer, d.key_dim });
     }
-    if ((keys == null) != (values == null)) {
+    if (d.value_dim == 0 and c.ggml_is_quantized(@intCast(d.key_type)) and @mod(value_dim, 32) != 0) {
+        return status.fail(error.InvalidArgument, "layer {d}: values of {d} elements are no whole blocks of quantised keys; use f16", .{ d.layer, value_dim });
+    }
+    if (values != null and d.value_dim == 0) {
+        return status.fail(error.InvalidArgument, "layer {d}: values were given, and its memory has only keys", .{d.layer});
+    }
+    if (keys != null and (values == null) != (d.value_dim == 0)) {
         return status.fail(error.InvalidArgument, "layer {d}: keys and values are stored together or not at all", .{d.layer});
     }
     var key_source = tensors.items[0].?;
-    var value_source = tensors.items[1].?;
+    var value_source = if (d.value_dim > 0) tensors.items[1].? else key_source;
     if (keys) |k| {
         try builder.check_heads(k, "the keys", d.key_dim, d.heads);
-        try builder.check_heads(values.?, "the values", d.value_dim, d.heads);
+        builder.turns[@intCast(index)] = .of_keys(k);
         key_source = store(builder, key_source, k, cells);
-        value_source = store(builder, value_source, values.?, cells);
+        if (values) |v| {
+            try builder.check_heads(v, "the values", d.value_dim, d.heads);
+            value_source = store(builder, value_source, v, cells);
+        } else value_source = key_source;
     }
     const op = try builder.arena.create(AttendOp);
     op.* = .{
         .step = builder.step,
         .pool = tensors.pool,
         .keys = tensors.items[0].?,
-        .values = tensors.items[1].?,
+        .values = if (d.value_dim > 0) tensors.items[1].? else tensors.items[0].?,
+        .value_dim = @intCast(value_dim),
         .declared = d,
         .parameters = parameters,
+        .flash = builder.flash,
     };
-    builder.scratch_bytes = @max(builder.scratch_bytes, attention.scratch_bytes(@intCast(d.key_dim), @intCast(d.value_dim), @intCast(@divExact(heads, d.heads))));
-    return builder.custom(.{ d.value_dim, heads, builder.rows }, &.{ queries, key_source, value_source }, run_attend, op);
+    const group: usize = @intCast(@divExact(heads, d.heads));
+    builder.scratch_bytes = @max(builder.scratch_bytes, attention.scratch_bytes(@intCast(d.key_dim), @intCast(value_dim), group));
+    return builder.custom(.{ value_dim, heads, builder.rows }, &.{ queries, key_source, value_source }, run_attend, op);
 }
 
 fn store(builder: *Builder, memory: *Tensor, heads: *Tensor, cells: *Tensor) *Tensor {
@@ -221,8 +268,10 @@ fn run_attend(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv
         .heads = @intCast(queries.ne[1]),
         .kv_heads = @intCast(d.heads),
         .key_dim = @intCast(d.key_dim),
-        .value_dim = @intCast(d.value_dim),
+        .value_dim = op.value_dim,
+        .value_stride_dim = if (d.value_dim > 0) op.value_dim else @intCast(d.key_dim),
         .scale = op.parameters.scale,
+        .flash = op.flash,
         .softcap = op.parameters.softcap,
         .rows = plan.rows.items,
         .spans = plan.spans.items,
@@ -248,6 +297,8 @@ const ConvolveOp = struct {
     step: *const Step,
     pool: u32,
     state: *Tensor,
+    log: ?*Tensor,
+    logged: memory_log.Source = .{ .convolved = 0 },
     taps: u32,
     silu: bool,
     has_bias: bool,
@@ -274,17 +325,49 @@ pub fn convolve(
     try builder.check_rows(x, "the convolution's input", channels);
     try builder.check_vector(weight, "the convolution's weight", taps * channels);
     if (bias) |b| try builder.check_vector(b, "the convolution's bias", channels);
-    _, const pool, const tensor = try builder.find_state(index, state, (taps - 1) * channels);
+    const d, const pool, const tensor = try builder.find_state(index, state, (taps - 1) * channels);
     const op = try builder.arena.create(ConvolveOp);
     op.* = .{
         .step = builder.step,
         .pool = pool,
         .state = tensor,
+        .log = builder.memory.tensors[@intCast(index)].log,
         .taps = @intCast(taps),
         .silu = silu,
         .has_bias = bias != null,
     };
-    return builder.custom(.{ channels, builder.rows, 1 }, &.{ x, weight, bias }, run_convolve, op);
+    const node = builder.custom(.{ channels, builder.rows, 1 }, &.{ x, weight, bias }, run_convolve, op);
+    const recipe = builder.recipe(index) orelse return node;
+    if (recipe.convolved != null) {
+        return status.fail(error.Unsupported, "layer {d}: a memory whose states are computed again has one convolution", .{d.layer});
+    }
+    op.logged = recipe.source(x);
+    recipe.convolved = node;
+    recipe.channels = @intCast(channels);
+    try recipe.steps.append(builder.arena, .{ .convolve = .{
+        .args = .{
+            .x = undefined,
+            .x_row_stride = 0,
+            .out = undefined,
+            .out_row_stride = 0,
+            .channels = @intCast(channels),
+            .taps = @intCast(taps),
+            .weight = try memory_log.lasting(d.layer, weight, "the convolution's weight"),
+            .bias = if (bias) |b| try memory_log.lasting(d.layer, b, "the convolution's bias") else null,
+            .silu = silu,
+            .state = undefined,
+            .state_type = state_type(tensor),
+            .state_cell_stride = @intCast(tensor.ne[0]),
+            .segments = &.{},
+        },
+        .state = tensor,
+        .x = op.logged,
+    } });
+    return node;
+}
+
+fn state_type(tensor: *const Tensor) convolution.StateType {
+    return if (tensor.type == c.GGML_TYPE_F16) .f16 else .f32;
 }
 
 fn run_convolve(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv(.c) void {
@@ -301,11 +384,13 @@ fn run_convolve(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callco
         .weight = tensor_data.base_f32(out.src[1]),
         .bias = if (op.has_bias) tensor_data.base_f32(out.src[2]) else null,
         .silu = op.silu,
-        .state = tensor_data.base_f32(op.state),
-        .state_cell_stride = op.state.nb[1] / @sizeOf(f32),
+        .state = tensor_data.base_bytes(op.state),
+        .state_type = state_type(op.state),
+        .state_cell_stride = @intCast(op.state.ne[0]),
         .segments = op.step.plan.pools[op.pool].recurrent.segments.items,
     };
     convolution.forward(&args, @intCast(ith), @intCast(nth));
+    if (ith == 0) op.step.count_and_log(op.pool, op.state, op.log, &.{.{ op.logged, x }});
 }
 
 // ---- selective scan ----
@@ -324,7 +409,11 @@ const ScanOp = struct {
     step: *const Step,
     pool: u32,
     state: *Tensor,
+    log: ?*Tensor,
     shape: ScanShape,
+    x: memory_log.Source = .{ .convolved = 0 },
+    dt: memory_log.Source = .{ .convolved = 0 },
+    b: memory_log.Source = .{ .convolved = 0 },
 };
 
 /// Tensors of a Mamba-2 scan. Rows are the step's tokens.
@@ -363,9 +452,42 @@ pub fn scan(builder: *Builder, index: i32, state: i32, tensors: ScanTensors, sha
     try builder.check_rows(tensors.b, "the scan's B", width);
     try builder.check_rows(tensors.c, "the scan's C", width);
     try builder.check_vector(tensors.d, "the skip", shape.heads);
-    _, const pool, const tensor = try builder.find_state(index, state, channels * shape.state_size);
+    const d, const pool, const tensor = try builder.find_state(index, state, channels * shape.state_size);
+    try builder.check_f32(tensor, "the scan's state");
     const op = try builder.arena.create(ScanOp);
-    op.* = .{ .step = builder.step, .pool = pool, .state = tensor, .shape = shape };
+    op.* = .{ .step = builder.step, .pool = pool, .state = tensor, .log = builder.memory.tensors[@intCast(index)].log, .shape = shape };
+    if (builder.recipe(index)) |recipe| {
+        op.x = recipe.source(tensors.x);
+        op.dt = recipe.source(tensors.dt);
+        op.b = recipe.source(tensors.b);
+        try recipe.steps.append(builder.arena, .{ .scan = .{
+            .args = .{
+                .x = undefined,
+                .x_row_stride = 0,
+                .dt = undefined,
+                .dt_row_stride = 0,
+                .dt_bias = try memory_log.lasting(d.layer, tensors.dt_bias, "the time steps' bias"),
+                .a = try memory_log.lasting(d.layer, tensors.a, "the decay"),
+                .b = undefined,
+                .b_row_stride = 0,
+                .c = undefined,
+                .c_row_stride = 0,
+                .out = null,
+                .out_row_stride = 0,
+                .state = undefined,
+                .state_cell_stride = tensor.nb[1] / @sizeOf(f32),
+                .head_dim = @intCast(shape.head_dim),
+                .heads = @intCast(shape.heads),
+                .groups = @intCast(shape.groups),
+                .state_size = @intCast(shape.state_size),
+                .segments = &.{},
+            },
+            .state = tensor,
+            .x = op.x,
+            .dt = op.dt,
+            .b = op.b,
+        } });
+    }
     const sources = [_]?*Tensor{ tensors.x, tensors.dt, tensors.dt_bias, tensors.a, tensors.b, tensors.c, tensors.d };
     return builder.custom(.{ channels, builder.rows, 1 }, &sources, run_scan, op);
 }
@@ -401,4 +523,9 @@ fn run_scan(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv(.
         .segments = op.step.plan.pools[op.pool].recurrent.segments.items,
     };
     ssm_scan.forward(&args, @intCast(ith), @intCast(nth));
+    if (ith == 0) op.step.count_and_log(op.pool, op.state, op.log, &.{
+        .{ op.x, out.src[0] },
+        .{ op.dt, out.src[1] },
+        .{ op.b, out.src[4] },
+    });
 }

@@ -1,43 +1,90 @@
-//! State cells of all recurrent layers. A sequence's newest state is one cell; a step reads it and writes another, and
+//! State cells of recurrent layers. A sequence's newest state is one cell; a step reads it and writes another, and
 //! success switches the sequence over. A cell is never written while anyone owns it, so sharing one needs no copy.
+//!
+//! To take tokens back, a pool keeps either the states before each of them, or an older state (the base) and what the
+//! tokens since then put in (the log), from which the state at any of them is computed again.
 
 const std = @import("std");
 const assert = std.debug.assert;
 const Blocks = @import("blocks.zig").Blocks;
 const Block = @import("blocks.zig").Block;
-const convolution = @import("kernels/convolution.zig");
+const Stamp = @import("history.zig").Stamp;
+const batch = @import("batch.zig");
 
-pub const Segment = convolution.Segment;
-pub const Run = @import("batch.zig").Run;
+pub const Segment = @import("kernels/segment.zig").Segment;
+pub const Run = batch.Run;
+
+pub const Method = enum(i32) { none = 0, kept = 1, log = 2 };
+
+/// Rows whose inputs go into the log: row `first_row + i` to slot `slot_of(sequence, first_position + i)`.
+pub const LogRun = struct { sequence: u32, first_row: u32, count: u32, first_position: i32 };
+
+/// A state to be computed again: from a cell that stands for `from` positions, through the log up to `to`.
+pub const Replay = struct { sequence: u32, read_cell: i32, write_cell: u32, from: i32, to: i32 };
 
 pub const RecurrentPool = struct {
     gpa: std.mem.Allocator,
+    config: Config,
     /// A block is one cell here: the states of all layers at one position of a sequence.
     cells: Blocks,
-    sequences: []Sequence,
+    /// What each cell stands for.
+    stamps: []Stamp,
+    holders: []Holder,
 
-    const Sequence = struct {
+    const Kept = struct { cell: ?Block, end: i32 };
+
+    const Holder = struct {
+        /// The newest state; null = zeros, or not computed again yet (`pending`).
         cell: ?Block = null,
-        /// One past the position that the cell stands for.
+        /// One past the position that the state stands for.
         end: i32 = 0,
+        pending: bool = false,
+        /// States before the newest one, oldest first.
+        kept: std.ArrayList(Kept) = .empty,
+        /// The state from which the log goes on; null cell = zeros.
+        base: ?Kept = null,
+        /// The cell before the newest one, which tests bring back to see that it is noticed.
+        previous: ?Block = null,
     };
 
-    pub const Config = struct { sequences: u32 };
+    pub const Config = struct {
+        sequences: u32,
+        snapshots: u32 = 0,
+        method: Method = .none,
+        /// Tokens that can be taken back.
+        rollback: u32 = 0,
+    };
 
-    /// One cell to read and one to write for each sequence.
+    /// One cell to read and one to write for each sequence, what a rollback needs, and one for each snapshot.
     pub fn cell_count_for(config: Config) u32 {
-        return 2 * config.sequences;
+        const each: u32 = 2 + switch (config.method) {
+            .none => 0,
+            .kept => config.rollback,
+            .log => 1,
+        };
+        return config.sequences * each + config.snapshots;
+    }
+
+    /// Rows of the log for each sequence: as many as can be taken back, and as many again before the base moves on.
+    pub fn log_rows(config: Config) u32 {
+        return if (config.method == .log) 2 * config.rollback else 0;
     }
 
     pub fn init(gpa: std.mem.Allocator, config: Config) error{OutOfMemory}!RecurrentPool {
-        const sequences = try gpa.alloc(Sequence, config.sequences);
-        errdefer gpa.free(sequences);
-        @memset(sequences, .{});
-        return .{ .gpa = gpa, .cells = try .init(gpa, cell_count_for(config)), .sequences = sequences };
+        const holders = try gpa.alloc(Holder, config.sequences + config.snapshots);
+        errdefer gpa.free(holders);
+        @memset(holders, .{});
+        const count = cell_count_for(config);
+        const stamps = try gpa.alloc(Stamp, count);
+        errdefer gpa.free(stamps);
+        @memset(stamps, .{});
+        return .{ .gpa = gpa, .config = config, .cells = try .init(gpa, count), .stamps = stamps, .holders = holders };
     }
 
     pub fn deinit(pool: *RecurrentPool) void {
-        pool.gpa.free(pool.sequences);
+        for (pool.holders) |*holder| holder.kept.deinit(pool.gpa);
+        pool.gpa.free(pool.holders);
+        pool.gpa.free(pool.stamps);
         pool.cells.deinit(pool.gpa);
         pool.* = undefined;
     }
@@ -46,113 +93,424 @@ pub const RecurrentPool = struct {
         return pool.cells.count_total();
     }
 
+    pub fn slot_of(pool: *const RecurrentPool, sequence: u32, position: i32) u32 {
+        const rows = log_rows(pool.config);
+        return sequence * rows + @as(u32, @intCast(position)) % rows;
+    }
+
+    // ---- operations on holders ----
+
     /// Both ends are the last position: a state stands for everything before it and can resume nowhere else.
-    pub fn held(pool: *const RecurrentPool, sequence: u32) struct { min: i32, end: i32 } {
-        const end = pool.sequences[sequence].end;
+    pub fn held(pool: *const RecurrentPool, holder: u32) batch.Range {
+        const end = pool.holders[holder].end;
         return .{ .min = @max(end - 1, 0), .end = end };
     }
 
-    /// Why positions `[p0, p1)` cannot be removed; null when they can.
-    pub fn remove_refusal(pool: *const RecurrentPool, sequence: u32, p0: i32, p1: i32) ?[]const u8 {
-        const s = &pool.sequences[sequence];
-        if (p0 <= 0 and p1 >= s.end) return null;
-        if (p0 >= s.end) return null;
-        if (p1 < s.end) return "a state cannot forget a range before its end";
-        return "the state before that position is not kept";
+    /// What the newest state stands for; that of a pending one is known when it is computed.
+    pub fn stamp(pool: *const RecurrentPool, holder: u32) ?Stamp {
+        const h = &pool.holders[holder];
+        if (h.pending) return null;
+        return if (h.cell) |cell| pool.stamps[cell] else .{};
     }
 
-    pub fn remove(pool: *RecurrentPool, sequence: u32, p0: i32, p1: i32) void {
-        assert(pool.remove_refusal(sequence, p0, p1) == null);
-        if (p0 >= pool.sequences[sequence].end) return;
-        pool.clear(sequence);
+    pub fn set_stamp(_: *RecurrentPool, _: u32, _: Stamp) void {
+        // The stamp belongs to the cell, which did not change.
     }
 
-    pub fn clear(pool: *RecurrentPool, sequence: u32) void {
-        const s = &pool.sequences[sequence];
-        if (s.cell) |cell| pool.cells.release(cell);
-        s.* = .{};
+    /// Why positions `[p0, p1)`, which are not all, cannot be removed; null when they can.
+    pub fn remove_refusal(pool: *const RecurrentPool, holder: u32, p0: i32, p1: i32) ?[]const u8 {
+        const h = &pool.holders[holder];
+        if (p0 >= h.end) return null;
+        if (p1 < h.end) return "a state cannot forget a range before its end";
+        if (pool.config.method == .none) return "the state before that position is not kept; load with a rollback, or restore a snapshot";
+        if (pool.can_go_back(h, p0)) return null;
+        return "the state before that position is not kept any more";
     }
 
-    /// Makes `destination`, which is empty, stand for what `source` stands for, by sharing its cell.
+    fn can_go_back(pool: *const RecurrentPool, h: *const Holder, end: i32) bool {
+        return switch (pool.config.method) {
+            .none => false,
+            .kept => for (h.kept.items) |kept| {
+                if (kept.end == end) break true;
+            } else false,
+            .log => if (h.base) |base| base.end <= end and h.end - end <= pool.config.rollback else false,
+        };
+    }
+
+    /// Removes positions `[p0, p1)`; `remove_refusal` was asked first.
+    pub fn remove(pool: *RecurrentPool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!void {
+        assert(pool.remove_refusal(holder, p0, p1) == null);
+        const h = &pool.holders[holder];
+        if (p0 >= h.end) return;
+        pool.release(h.cell);
+        h.cell = null;
+        h.pending = false;
+        h.end = p0;
+        switch (pool.config.method) {
+            .none => unreachable,
+            .kept => while (h.kept.pop()) |kept| {
+                if (kept.end == p0) {
+                    h.cell = kept.cell;
+                    break;
+                }
+                pool.release(kept.cell);
+            },
+            .log => if (h.base.?.end == p0) {
+                h.cell = pool.retained(h.base.?.cell);
+            } else {
+                h.pending = true;
+            },
+        }
+    }
+
+    fn release(pool: *RecurrentPool, cell: ?Block) void {
+        if (cell) |owned| pool.cells.release(owned);
+    }
+
+    fn retained(pool: *RecurrentPool, cell: ?Block) ?Block {
+        if (cell) |owned| pool.cells.retain(owned);
+        return cell;
+    }
+
+    pub fn clear(pool: *RecurrentPool, holder: u32) void {
+        const h = &pool.holders[holder];
+        pool.release(h.cell);
+        pool.forget(h);
+        h.* = .{ .kept = h.kept };
+    }
+
+    /// Lets go what tokens could be taken back with.
+    fn forget(pool: *RecurrentPool, h: *Holder) void {
+        for (h.kept.items) |kept| pool.release(kept.cell);
+        h.kept.clearRetainingCapacity();
+        if (h.base) |base| pool.release(base.cell);
+        h.base = null;
+    }
+
+    /// Makes `destination`, which is empty, stand for what `source` stands for, by sharing its cells. What can be taken
+    /// back of the source can be taken back of the copy, if the memory copies the log too.
     pub fn copy(pool: *RecurrentPool, source: u32, destination: u32) error{OutOfMemory}!void {
-        assert(pool.sequences[destination].cell == null);
-        pool.sequences[destination] = pool.sequences[source];
-        if (pool.sequences[source].cell) |cell| pool.cells.retain(cell);
-    }
-
-    /// Counts what the sub-batches of a batch need, one after the other, without touching the pool.
-    pub const Estimate = struct {
-        free: i64,
-        lacking: i64 = 0,
-        /// Whether the sequence's cell is its own, so that a step gives it back.
-        own: []bool,
-
-        pub fn deinit(estimate: *Estimate, gpa: std.mem.Allocator) void {
-            gpa.free(estimate.own);
+        const from = &pool.holders[source];
+        const to = &pool.holders[destination];
+        assert(to.cell == null and to.base == null and to.kept.items.len == 0);
+        to.end = from.end;
+        const is_snapshot = @max(source, destination) >= pool.config.sequences;
+        assert(!(is_snapshot and from.pending));
+        if (!is_snapshot) {
+            try to.kept.ensureTotalCapacity(pool.gpa, from.kept.items.len);
+            for (from.kept.items) |kept| to.kept.appendAssumeCapacity(.{ .cell = pool.retained(kept.cell), .end = kept.end });
+            if (from.base) |base| to.base = .{ .cell = pool.retained(base.cell), .end = base.end };
+            to.pending = from.pending;
         }
-    };
-
-    pub fn estimate_begin(pool: *const RecurrentPool, gpa: std.mem.Allocator) error{OutOfMemory}!Estimate {
-        const own = try gpa.alloc(bool, pool.sequences.len);
-        for (pool.sequences, own) |s, *o| o.* = if (s.cell) |cell| !pool.cells.is_shared(cell) else false;
-        return .{ .free = pool.cells.free_count, .own = own };
+        to.cell = pool.retained(from.cell);
     }
 
-    pub fn estimate_add(pool: *const RecurrentPool, estimate: *Estimate, runs: []const Run) void {
-        _ = pool;
-        estimate.free -= @intCast(runs.len);
-        estimate.lacking = @max(estimate.lacking, -estimate.free);
+    /// Positions move; what could be taken back stood at others.
+    pub fn move(pool: *RecurrentPool, holder: u32, distance: i32) void {
+        const h = &pool.holders[holder];
+        assert(!h.pending);
+        pool.forget(h);
+        h.end += distance;
+    }
+
+    /// Gives an empty holder a cell to be filled from elsewhere, which then stands for `value`.
+    pub fn restore(pool: *RecurrentPool, holder: u32, end: i32, value: Stamp) ?Block {
+        const h = &pool.holders[holder];
+        assert(h.cell == null);
+        const cell = pool.cells.take(null) orelse return null;
+        pool.stamps[cell] = value;
+        h.cell = cell;
+        h.end = end;
+        return cell;
+    }
+
+    // ---- mistakes that tests plant ----
+
+    pub fn exchange(pool: *RecurrentPool, a: u32, b: u32) void {
+        std.mem.swap(?Block, &pool.holders[a].cell, &pool.holders[b].cell);
+    }
+
+    pub fn go_back_unnoticed(pool: *RecurrentPool, holder: u32) void {
+        const h = &pool.holders[holder];
+        const previous = h.previous orelse return;
+        if (pool.cells.references[previous] != 0) return;
+        pool.release(h.cell);
+        pool.cells.references[previous] = 1;
+        pool.cells.free_count -= 1;
+        h.cell = previous;
+    }
+
+    pub fn steal(pool: *RecurrentPool, holder: u32, from: u32) void {
+        const h = &pool.holders[holder];
+        pool.release(h.cell);
+        h.cell = pool.retained(pool.holders[from].cell);
+    }
+
+    // ---- computing states again ----
+
+    /// What must be computed before these runs: pending states, and bases that the log has no room to leave behind.
+    /// Fails only where memory is short.
+    pub fn plan_replays(pool: *RecurrentPool, gpa: std.mem.Allocator, runs: []const Run, out: *std.ArrayList(Replay)) error{OutOfMemory}!void {
+        if (pool.config.method != .log) return;
+        try out.ensureUnusedCapacity(gpa, 2 * runs.len);
         for (runs) |run| {
-            if (estimate.own[run.sequence]) estimate.free += 1;
-            estimate.own[run.sequence] = true;
-        }
-    }
-
-    /// What one sub-batch does to this pool, and what its kernels read.
-    pub const Plan = struct {
-        segments: std.ArrayList(Segment) = .empty,
-
-        pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
-            plan.segments.deinit(gpa);
-        }
-
-        pub fn reserve(plan: *Plan, gpa: std.mem.Allocator, pool: *RecurrentPool, runs: []const Run) error{OutOfMemory}!void {
-            _ = pool;
-            plan.segments.clearRetainingCapacity();
-            try plan.segments.ensureTotalCapacity(gpa, runs.len);
-        }
-    };
-
-    /// Chooses the cell that each run writes. `commit` or `revert` follows.
-    pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        for (runs) |run| {
-            const s = &pool.sequences[run.sequence];
-            assert(run.first_position == s.end);
-            plan.segments.appendAssumeCapacity(.{
-                .first_row = run.first_row,
-                .rows = run.count,
-                .read_cell = if (s.cell) |cell| @intCast(cell) else -1,
-                .write_cell = @intCast(pool.cells.take(null).?),
+            const h = &pool.holders[run.sequence];
+            if (h.pending) pool.replay_live(run.sequence, out);
+            const base = h.base orelse continue;
+            const rollback: i32 = @intCast(pool.config.rollback);
+            const count: i32 = @intCast(@min(run.count, 1 << 28));
+            if (h.end - base.end + count <= 2 * rollback or count >= rollback) continue;
+            const cell = pool.cells.take(null) orelse continue;
+            out.appendAssumeCapacity(.{
+                .sequence = run.sequence,
+                .read_cell = if (base.cell) |from| @intCast(from) else -1,
+                .write_cell = cell,
+                .from = base.end,
+                .to = h.end - rollback,
             });
         }
     }
 
-    pub fn commit(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        for (runs, plan.segments.items) |run, segment| {
-            const s = &pool.sequences[run.sequence];
-            if (s.cell) |cell| pool.cells.release(cell);
-            s.cell = @intCast(segment.write_cell);
-            s.end += @intCast(run.count);
+    /// The pending state of one holder, if it is.
+    pub fn plan_pending(pool: *RecurrentPool, gpa: std.mem.Allocator, holder: u32, out: *std.ArrayList(Replay)) error{OutOfMemory}!void {
+        if (!pool.holders[holder].pending) return;
+        try out.ensureUnusedCapacity(gpa, 1);
+        pool.replay_live(holder, out);
+    }
+
+    fn replay_live(pool: *RecurrentPool, holder: u32, out: *std.ArrayList(Replay)) void {
+        const h = &pool.holders[holder];
+        const base = h.base.?;
+        // A pending sequence has given its own cell back.
+        const cell = pool.cells.take(null).?;
+        out.appendAssumeCapacity(.{
+            .sequence = holder,
+            .read_cell = if (base.cell) |from| @intCast(from) else -1,
+            .write_cell = cell,
+            .from = base.end,
+            .to = h.end,
+        });
+    }
+
+    /// A replay was computed: its cell stands for `value`.
+    pub fn finish_replay(pool: *RecurrentPool, replay: Replay, value: Stamp) void {
+        const h = &pool.holders[replay.sequence];
+        pool.stamps[replay.write_cell] = value;
+        if (replay.to == h.end and h.pending) {
+            h.cell = replay.write_cell;
+            h.pending = false;
+            return;
+        }
+        pool.release(h.base.?.cell);
+        h.base = .{ .cell = replay.write_cell, .end = replay.to };
+    }
+
+    // ---- batches ----
+
+    /// Every sequence has the cells that its steps need, and so has every snapshot: there is always room.
+    pub const Estimate = struct {
+        lacking: i64 = 0,
+
+        pub fn deinit(_: *Estimate, _: std.mem.Allocator) void {}
+    };
+
+    pub fn estimate_begin(_: *const RecurrentPool, _: std.mem.Allocator) error{OutOfMemory}!Estimate {
+        return .{};
+    }
+
+    pub fn estimate_add(_: *const RecurrentPool, _: *Estimate, _: []const Run) void {}
+
+    /// What one sub-batch does to this pool, and what its kernels read.
+    pub const Plan = struct {
+        segments: std.ArrayList(Segment) = .empty,
+        /// The states that the segments leave, in their order.
+        cuts: std.ArrayList(Cut) = .empty,
+        logs: std.ArrayList(LogRun) = .empty,
+        /// Of each run, where its log goes on from if it starts anew.
+        bases: std.ArrayList(?i32) = .empty,
+
+        const Cut = struct { run: u32, end: i32, cell: Block };
+
+        pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
+            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
+        }
+
+        pub fn reserve(plan: *Plan, gpa: std.mem.Allocator, pool: *RecurrentPool, runs: []const Run) error{OutOfMemory}!void {
+            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).clearRetainingCapacity();
+            var cuts: usize = 0;
+            for (runs) |run| {
+                cuts += run.marks.len + 2 + if (pool.config.method == .kept) pool.config.rollback else 0;
+                try pool.holders[run.sequence].kept.ensureTotalCapacity(pool.gpa, 2 * pool.config.rollback + 2);
+            }
+            try plan.segments.ensureTotalCapacity(gpa, cuts);
+            try plan.cuts.ensureTotalCapacity(gpa, cuts);
+            try plan.logs.ensureTotalCapacity(gpa, runs.len);
+            try plan.bases.ensureTotalCapacity(gpa, runs.len);
+        }
+    };
+
+    /// Chooses the cells that each run writes. `commit` or `revert` follows.
+    pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
+        // What marks and the ends of later runs will need; a rollback gets what is left.
+        var reserved: u32 = 0;
+        for (runs) |run| reserved += @intCast(run.marks.len + 1);
+        for (runs, 0..) |run, index| {
+            const h = &pool.holders[run.sequence];
+            assert(run.first_position == h.end and !h.pending);
+            const end = h.end + @as(i32, @intCast(run.count));
+            const wanted = pool.plan_rollback(plan, run, end, reserved);
+            pool.cut_run(plan, run, @intCast(index), wanted, end);
+            reserved -= @intCast(run.marks.len + 1);
         }
     }
 
+    /// The positions at which a run leaves states for a rollback: `[from, to)`.
+    const Wanted = struct { from: i32, to: i32 };
+
+    fn plan_rollback(pool: *RecurrentPool, plan: *Plan, run: Run, end: i32, reserved: u32) Wanted {
+        const h = &pool.holders[run.sequence];
+        const rollback: i32 = @intCast(pool.config.rollback);
+        plan.bases.appendAssumeCapacity(null);
+        const none: Wanted = .{ .from = end, .to = end };
+        switch (pool.config.method) {
+            .none => return none,
+            .kept => {
+                const from = @max(h.end + 1, end - rollback);
+                const needed: u32 = @intCast(@max(0, end - from));
+                if (pool.cells.free_count < reserved + needed) pool.forget(h);
+                if (pool.cells.free_count < reserved + needed) return none;
+                return .{ .from = from, .to = end };
+            },
+            .log => {
+                if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
+                const fits = if (h.base) |base| end - base.end <= 2 * rollback else false;
+                if (fits) {
+                    plan.logs.appendAssumeCapacity(.{
+                        .sequence = run.sequence,
+                        .first_row = run.first_row,
+                        .count = run.count,
+                        .first_position = h.end,
+                    });
+                    return none;
+                }
+                // The log starts anew, as far back as a rollback reaches.
+                const base = @max(h.end, end - rollback);
+                if (base > h.end and pool.cells.free_count < reserved + 1) pool.forget(h);
+                if (base > h.end and pool.cells.free_count < reserved + 1) {
+                    plan.bases.items[plan.bases.items.len - 1] = end;
+                    return none;
+                }
+                plan.bases.items[plan.bases.items.len - 1] = base;
+                const skipped: u32 = @intCast(base - h.end);
+                plan.logs.appendAssumeCapacity(.{
+                    .sequence = run.sequence,
+                    .first_row = run.first_row + skipped,
+                    .count = run.count - skipped,
+                    .first_position = base,
+                });
+                return if (base > h.end) .{ .from = base, .to = base + 1 } else none;
+            },
+        }
+    }
+
+    /// Cuts a run into segments after every position whose state is wanted.
+    fn cut_run(pool: *RecurrentPool, plan: *Plan, run: Run, index: u32, wanted: Wanted, end: i32) void {
+        const h = &pool.holders[run.sequence];
+        var at = h.end;
+        var cell: i32 = if (h.cell) |own| @intCast(own) else -1;
+        var mark: usize = 0;
+        while (at < end) {
+            while (mark < run.marks.len and run.marks[mark].position <= at) mark += 1;
+            var next = end;
+            if (mark < run.marks.len) next = @min(next, run.marks[mark].position);
+            const state = @max(at + 1, wanted.from);
+            if (state < wanted.to) next = @min(next, state);
+            const to = pool.cells.take(null).?;
+            plan.segments.appendAssumeCapacity(.{
+                .first_row = run.first_row + @as(u32, @intCast(at - h.end)),
+                .rows = @intCast(next - at),
+                .read_cell = cell,
+                .write_cell = @intCast(to),
+            });
+            plan.cuts.appendAssumeCapacity(.{ .run = index, .end = next, .cell = to });
+            cell = @intCast(to);
+            at = next;
+        }
+    }
+
+    pub fn commit(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
+        for (runs, plan.bases.items, 0..) |run, base, index| pool.commit_run(plan, run, base, @intCast(index));
+    }
+
+    fn commit_run(pool: *RecurrentPool, plan: *Plan, run: Run, base: ?i32, index: u32) void {
+        const h = &pool.holders[run.sequence];
+        const begin = h.end;
+        const end = begin + @as(i32, @intCast(run.count));
+        const old: Kept = .{ .cell = h.cell, .end = begin };
+        h.end = end;
+        for (run.marks) |mark| if (mark.position == begin) pool.give_snapshot(mark, old.cell);
+        if (base != null) if (h.base) |gone| {
+            pool.release(gone.cell);
+            h.base = null;
+        };
+        if (base) |at| if (at == begin) {
+            h.base = .{ .cell = pool.retained(old.cell), .end = begin };
+        };
+        if (pool.config.method == .kept) h.kept.appendAssumeCapacity(.{ .cell = pool.retained(old.cell), .end = begin });
+        pool.release(old.cell);
+        for (plan.cuts.items) |cut| {
+            if (cut.run != index) continue;
+            pool.stamps[cut.cell] = run.stamp_after(@intCast(cut.end - begin));
+            for (run.marks) |mark| if (mark.position == cut.end) pool.give_snapshot(mark, cut.cell);
+            if (base) |at| if (at == cut.end) {
+                h.base = .{ .cell = pool.retained(cut.cell), .end = at };
+            };
+            if (cut.end == end) {
+                h.cell = cut.cell;
+            } else if (pool.config.method == .kept and cut.end >= end - @as(i32, @intCast(pool.config.rollback))) {
+                h.kept.appendAssumeCapacity(.{ .cell = cut.cell, .end = cut.end });
+            } else {
+                h.previous = cut.cell;
+                pool.cells.release(cut.cell);
+            }
+        }
+        if (old.cell) |cell| h.previous = cell;
+        pool.forget_old(h);
+    }
+
+    fn give_snapshot(pool: *RecurrentPool, mark: batch.Mark, cell: ?Block) void {
+        const snapshot = &pool.holders[mark.holder];
+        assert(snapshot.cell == null);
+        snapshot.cell = pool.retained(cell);
+        snapshot.end = mark.position;
+    }
+
+    fn forget_old(pool: *RecurrentPool, h: *Holder) void {
+        const reach = h.end - @as(i32, @intCast(pool.config.rollback));
+        while (h.kept.items.len > 0 and h.kept.items[0].end < reach) pool.release(h.kept.orderedRemove(0).cell);
+    }
+
     pub fn revert(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        _ = runs;
-        for (plan.segments.items) |segment| pool.cells.release(@intCast(segment.write_cell));
+        for (plan.cuts.items) |cut| pool.cells.release(cut.cell);
+        for (runs, plan.bases.items) |run, base| if (base != null) {
+            // What was logged before may have been written over.
+            const h = &pool.holders[run.sequence];
+            if (h.base) |gone| pool.release(gone.cell);
+            h.base = .{ .cell = pool.retained(h.cell), .end = h.end };
+        };
     }
 };
 
 const testing = std.testing;
+
+fn test_step(pool: *RecurrentPool, plan: *RecurrentPool.Plan, runs: []const Run) !void {
+    try plan.reserve(testing.allocator, pool, runs);
+    pool.apply(plan, runs);
+}
+
+fn test_run(sequence: u32, position: i32, count: u32) Run {
+    return .{ .sequence = sequence, .first_row = 0, .count = count, .first_position = position };
+}
 
 test "success switches the cell, failure leaves it, and a shared cell is never written" {
     var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 2 });
@@ -160,32 +518,104 @@ test "success switches the cell, failure leaves it, and a shared cell is never w
     var plan: RecurrentPool.Plan = .{};
     defer plan.deinit(testing.allocator);
 
-    const first = [_]Run{.{ .sequence = 0, .first_row = 0, .count = 5, .first_position = 0 }};
-    try plan.reserve(testing.allocator, &pool, &first);
-    pool.apply(&plan, &first);
+    const first = [_]Run{test_run(0, 0, 5)};
+    try test_step(&pool, &plan, &first);
     try testing.expectEqual(-1, plan.segments.items[0].read_cell);
     pool.commit(&plan, &first);
     try testing.expectEqual(5, pool.held(0).end);
-    const cell = pool.sequences[0].cell.?;
+    const cell = pool.holders[0].cell.?;
 
     try pool.copy(0, 1);
-    const both = [_]Run{
-        .{ .sequence = 0, .first_row = 0, .count = 1, .first_position = 5 },
-        .{ .sequence = 1, .first_row = 1, .count = 1, .first_position = 5 },
-    };
-    try plan.reserve(testing.allocator, &pool, &both);
-    pool.apply(&plan, &both);
+    const both = [_]Run{ test_run(0, 5, 1), test_run(1, 5, 1) };
+    try test_step(&pool, &plan, &both);
     for (plan.segments.items) |segment| {
         try testing.expectEqual(@as(i32, @intCast(cell)), segment.read_cell);
         try testing.expect(segment.write_cell != segment.read_cell);
     }
     pool.revert(&plan, &both);
-    try testing.expectEqual(cell, pool.sequences[0].cell.?);
+    try testing.expectEqual(cell, pool.holders[0].cell.?);
     try testing.expectEqual(3, pool.cells.free_count);
 
     try testing.expect(pool.remove_refusal(0, 3, 5) != null);
-    try testing.expectEqual(null, pool.remove_refusal(0, 0, 5));
     pool.clear(0);
     pool.clear(1);
     try testing.expectEqual(4, pool.cells.free_count);
+}
+
+test "marks cut the segments, not the batch" {
+    var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 1, .snapshots = 3 });
+    defer pool.deinit();
+    var plan: RecurrentPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    const marks = [_]batch.Mark{ .{ .position = 0, .holder = 1 }, .{ .position = 7, .holder = 2 }, .{ .position = 12, .holder = 3 } };
+    var run = test_run(0, 0, 12);
+    run.marks = &marks;
+    try test_step(&pool, &plan, &.{run});
+    try testing.expectEqual(2, plan.segments.items.len);
+    try testing.expectEqual(Segment{ .first_row = 7, .rows = 5, .read_cell = plan.segments.items[0].write_cell, .write_cell = plan.segments.items[1].write_cell }, plan.segments.items[1]);
+    pool.commit(&plan, &.{run});
+    try testing.expectEqual(null, pool.holders[1].cell);
+    try testing.expectEqual(7, pool.held(2).end);
+    try testing.expectEqual(pool.holders[0].cell, pool.holders[3].cell);
+    for (0..4) |holder| pool.clear(@intCast(holder));
+    try testing.expectEqual(5, pool.cells.free_count);
+}
+
+test "kept states go back to each of the last tokens, and to none before" {
+    var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 1, .method = .kept, .rollback = 3 });
+    defer pool.deinit();
+    var plan: RecurrentPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    try test_step(&pool, &plan, &.{test_run(0, 0, 8)});
+    try testing.expectEqual(4, plan.segments.items.len);
+    try testing.expectEqual(5, plan.segments.items[0].rows);
+    const states = plan.cuts;
+    const wanted = [_]Block{ states.items[0].cell, states.items[1].cell, states.items[2].cell, states.items[3].cell };
+    pool.commit(&plan, &.{test_run(0, 0, 8)});
+    try testing.expect(pool.remove_refusal(0, 4, 8) != null);
+    try testing.expectEqual(null, pool.remove_refusal(0, 5, 8));
+    try pool.remove(0, 7, 8);
+    try testing.expectEqual(wanted[2], pool.holders[0].cell.?);
+    try test_step(&pool, &plan, &.{test_run(0, 7, 1)});
+    pool.commit(&plan, &.{test_run(0, 7, 1)});
+    try pool.remove(0, 5, 8);
+    try testing.expectEqual(wanted[0], pool.holders[0].cell.?);
+    pool.clear(0);
+    try testing.expectEqual(5, pool.cells.free_count);
+}
+
+test "a log goes back from its base, which moves on by replays and with long runs" {
+    const gpa = testing.allocator;
+    var pool: RecurrentPool = try .init(gpa, .{ .sequences = 1, .method = .log, .rollback = 4 });
+    defer pool.deinit();
+    var plan: RecurrentPool.Plan = .{};
+    defer plan.deinit(gpa);
+    var replays: std.ArrayList(Replay) = .empty;
+    defer replays.deinit(gpa);
+    var position: i32 = 0;
+    for ([_]u32{ 1, 1, 3, 2, 1, 1, 1, 9, 1, 1, 1, 1, 1, 1 }) |count| {
+        const run = test_run(0, position, count);
+        replays.clearRetainingCapacity();
+        try pool.plan_replays(gpa, &.{run}, &replays);
+        for (replays.items) |replay| {
+            try testing.expect(replay.to - replay.from <= 8 and replay.to == position - 4);
+            pool.finish_replay(replay, .{});
+        }
+        try test_step(&pool, &plan, &.{run});
+        pool.commit(&plan, &.{run});
+        position += @intCast(count);
+        if (position >= 4) try testing.expectEqual(null, pool.remove_refusal(0, position - 4, position));
+        try testing.expect(pool.remove_refusal(0, position - 5, position) != null);
+        const base = pool.holders[0].base.?;
+        try testing.expect(position - base.end <= 8);
+    }
+    try pool.remove(0, position - 2, position);
+    try pool.remove(0, position - 3, position - 2);
+    try testing.expectEqual(null, pool.stamp(0));
+    replays.clearRetainingCapacity();
+    try pool.plan_pending(gpa, 0, &replays);
+    try testing.expectEqual(position - 3, replays.items[0].to);
+    pool.finish_replay(replays.items[0], .{});
+    pool.clear(0);
+    try testing.expectEqual(3, pool.cells.free_count);
 }

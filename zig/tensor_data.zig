@@ -11,6 +11,13 @@ pub fn set(tensor: *Tensor, offset: usize, data: []const u8) void {
     c.ggml_backend_tensor_set(tensor, data.ptr, offset, data.len);
 }
 
+/// Into a tensor that a context of ggml's own holds, without a backend.
+pub fn write(tensor: *Tensor, offset: usize, data: []const u8) void {
+    assert(offset + data.len <= c.ggml_nbytes(tensor));
+    const base: [*]u8 = @ptrCast(tensor.data.?);
+    @memcpy(base[offset..][0..data.len], data);
+}
+
 pub fn get(tensor: *const Tensor, offset: usize, data: []u8) void {
     assert(offset + data.len <= c.ggml_nbytes(tensor));
     c.ggml_backend_tensor_get(tensor, data.ptr, offset, data.len);

@@ -1,4 +1,5 @@
 import { StrataError } from "../errors.ts";
+import { recurrent, type RecurrentMemory } from "../memory/declaration.ts";
 import type { AttendOptions, Graph, RopeOptions } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
 import type { Operand, Tensor } from "./tensor.ts";
@@ -151,7 +152,7 @@ export interface Mamba2Weights {
 }
 
 export interface Mamba2Options {
-  /** A recurrent memory of the layer, with the states of `mamba2States`. */
+  /** A recurrent memory of the layer, as `mamba2Memory` declares it. */
   readonly memory: MemoryHandle | undefined;
   /** Channels: heads * headDim. */
   readonly inner: number;
@@ -161,15 +162,18 @@ export interface Mamba2Options {
   readonly eps: number;
 }
 
-/** Shapes of a Mamba-2 layer's states, for `recurrent`. */
-export function mamba2States(c: { inner: number; heads: number; groups: number; stateSize: number; taps: number }): {
-  conv: readonly number[];
-  ssm: readonly number[];
-} {
-  return {
-    conv: [c.inner + 2 * c.groups * c.stateSize, c.taps - 1],
-    ssm: [c.stateSize, c.inner / c.heads, c.heads],
-  };
+/** What a Mamba-2 layer remembers: the states "conv" and "ssm". */
+export function mamba2Memory(c: {
+  readonly inner: number;
+  readonly heads: number;
+  readonly groups: number;
+  readonly stateSize: number;
+  readonly taps: number;
+}): RecurrentMemory {
+  const channels = c.inner + 2 * c.groups * c.stateSize;
+  const states = { conv: [channels, c.taps - 1], ssm: [c.stateSize, c.inner / c.heads, c.heads] };
+  // The convolution's input, and the time steps.
+  return recurrent(states, { inputs: channels + c.heads });
 }
 
 /**

@@ -28,6 +28,8 @@ export interface AttendOptions {
   readonly scale?: number;
   /** Caps the products at ±softcap by tanh. Default: no cap. */
   readonly softcap?: number;
+  /** Of a memory of keys without values: so many elements of a key, from its beginning, are the value. */
+  readonly valueDim?: number;
 }
 
 export interface ConvolveOptions {
@@ -330,13 +332,12 @@ export class Graph {
     if (record.kind !== "attention") {
       throw this.error("attend", `the memory "${memory.name}" is ${record.kind}, and attention was expected`);
     }
-    const { queries, keys, values, scale = 1 / Math.sqrt(record.keyDim), softcap = 0 } = options;
+    const { queries, keys, values, scale = 1 / Math.sqrt(record.keyDim), softcap = 0, valueDim = 0 } = options;
     if (memory.isShared && keys !== undefined) {
       throw this.error("attend", `the memory "${memory.name}" is another layer's, and can only be read`);
     }
-    const numbers = [queries, keys, values].map((operand) => this.number(operand));
-    const [q, k, v] = numbers as [number, number, number];
-    return this.make("attend", () => this.native.attend(memory.number, q, k, v, scale, softcap));
+    const operands = { queries: this.number(queries), keys: this.number(keys), values: this.number(values) };
+    return this.make("attend", () => this.native.attend(memory.number, operands, { scale, softcap, valueDim }));
   }
 
   /**

@@ -2,7 +2,7 @@ export {
   gatedMlp,
   linear,
   mamba2Mixer,
-  mamba2States,
+  mamba2Memory,
   mixtureOfExperts,
   selfAttention,
   type AttentionWeights,

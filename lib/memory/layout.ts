@@ -1,7 +1,7 @@
 import { StrataError } from "../errors.ts";
-import { measureMemory, type EngineConfig, type LoweredMemory } from "../native/engine.ts";
+import { measureMemory, type EngineConfig, type LoweredMemory, type MemoryShare } from "../native/engine.ts";
 import { typeNumber } from "../native/model.ts";
-import type { LayerMemory, MemoryRecord, SharedMemory } from "./declaration.ts";
+import type { LayerMemory, MemoryRecord, Rollback, SharedMemory } from "./declaration.ts";
 
 /** Element type of keys and values. */
 export type KvType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -23,6 +23,11 @@ export interface PlacedMemory {
   /** Cells over all sequences: positions for attention, states for recurrent memories. */
   readonly cells: number;
   readonly bytesPerCell: number;
+  /** Of `bytes`, what taking tokens back needs, and how it is done. */
+  readonly rollbackBytes: number;
+  readonly rollback: Rollback;
+  /** Of `bytes`, what is there for snapshots. */
+  readonly snapshotBytes: number;
   readonly record: MemoryRecord;
 }
 
@@ -38,6 +43,9 @@ export interface ModelMemory {
   readonly isHybrid: boolean;
   /** Bytes of all memories, exactly as allocated. */
   readonly bytes: number;
+  /** What one snapshot is counted as, and how many there is room for. */
+  readonly bytesPerSnapshot: number;
+  readonly snapshots: number;
   readonly layers: readonly PlacedLayer[];
 }
 
@@ -78,7 +86,7 @@ export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config:
     }
     numbers.push(own);
   }
-  const shares = measureMemory(lowered, config);
+  const { shares, totals } = measureMemory(lowered, config);
   const placed = layers.map((_, index) => ({
     index,
     memories: Object.entries(numbers[index] ?? {}).map(([name, number]): PlacedMemory => {
@@ -93,12 +101,21 @@ export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config:
         bytes: share.bytes,
         cells: share.cells,
         bytesPerCell: share.bytesPerCell,
+        rollbackBytes: share.rollbackBytes,
+        rollback: rollbackOf(record, share.method, config.rollback),
+        snapshotBytes: share.snapshotBytes,
         record,
       };
     }),
   }));
-  const memory = { ...nameKind(records), bytes: shares.reduce((sum, share) => sum + share.bytes, 0), layers: placed };
+  const memory = { ...nameKind(records), ...totals, layers: placed };
   return { memory, lowered, numbers, records };
+}
+
+function rollbackOf(record: MemoryRecord, method: MemoryShare["method"], tokens: number): Rollback {
+  if (tokens === 0) return record.kind === "attention" && record.extent.kind === "all" ? "truncate" : "none";
+  if (record.kind === "attention") return "truncate";
+  return method === "log" ? "replay" : "snapshot";
 }
 
 function missingShare(index: number, declared: SharedMemory): StrataError {
@@ -108,6 +125,8 @@ function missingShare(index: number, declared: SharedMemory): StrataError {
       "which is no earlier layer with such a memory",
   );
 }
+
+const extentNames = { all: "all", window: "sliding", chunk: "chunked", symmetric: "symmetric", state: "all" } as const;
 
 function lowerRecord(record: MemoryRecord, layer: number, name: string, kvType: number): LoweredMemory {
   if (record.kind === "recurrent") {
@@ -119,16 +138,16 @@ function lowerRecord(record: MemoryRecord, layer: number, name: string, kvType: 
           `layer ${layer}: state "${state}" of the memory "${name}" has the shape [${tensor.shape}]`,
         );
       }
-      return elements;
+      return { elements, type: typeNumber(tensor.dtype === "f16" ? "f16" : "f32") };
     });
-    return { kind: "recurrent", layer, states };
+    return { kind: "recurrent", layer, states, inputs: record.inputs };
   }
   const { extent, heads, keyDim, valueDim } = record;
   return {
     kind: "attention",
     layer,
-    extent: extent.kind === "window" ? "sliding" : extent.kind === "chunk" ? "chunked" : "all",
-    window: extent.kind === "window" || extent.kind === "chunk" ? extent.size : 0,
+    extent: extentNames[extent.kind],
+    window: "size" in extent ? extent.size : 0,
     heads,
     keyDim,
     valueDim,
@@ -140,18 +159,29 @@ function lowerRecord(record: MemoryRecord, layer: number, name: string, kvType: 
 function describe(record: MemoryRecord, kv: KvType, sharedFrom: number | undefined): string {
   if (sharedFrom !== undefined) return `shared from layer ${sharedFrom}`;
   if (record.kind === "recurrent") {
-    const states = Object.entries(record.tensors).map(([name, tensor]) => `${name} ${tensor.shape.join(" x ")}`);
+    const states = Object.entries(record.tensors).map(
+      ([name, { shape, dtype }]) => `${name} ${shape.join(" x ")}${dtype === "f32" ? "" : ` (${dtype})`}`,
+    );
     return `recurrent states: ${states.join(", ")} (f32)`;
   }
   const { extent, heads, keyDim, valueDim } = record;
-  const span =
-    extent.kind === "window"
-      ? `the last ${extent.size} tokens`
-      : extent.kind === "chunk"
-        ? `chunks of ${extent.size} tokens`
-        : "every token";
+  const span = describeExtent(extent);
+  if (valueDim === 0) return `keys of ${span}: ${heads} heads of ${keyDim} (${kv})`;
   const dims = keyDim === valueDim ? `${keyDim}` : `${keyDim}/${valueDim}`;
   return `keys and values of ${span}: ${heads} heads of ${dims} (${kv})`;
+}
+
+function describeExtent(extent: MemoryRecord["extent"]): string {
+  switch (extent.kind) {
+    case "window":
+      return `the last ${extent.size} tokens`;
+    case "chunk":
+      return `chunks of ${extent.size} tokens`;
+    case "symmetric":
+      return `tokens at most ${Math.floor(extent.size / 2)} away`;
+    default:
+      return "every token";
+  }
 }
 
 function nameKind(records: readonly MemoryRecord[]): { kind: MemoryKind; isRecurrent: boolean; isHybrid: boolean } {

@@ -5,12 +5,13 @@ import { Graph } from "../graph/graph.ts";
 import type { LayerHandles, MemoryHandle } from "../graph/memory.ts";
 import { kvTypes, layOutMemory, type KvType, type MemoryLayout, type ModelMemory } from "../memory/layout.ts";
 import type { MemoryRecord } from "../memory/declaration.ts";
-import { NativeEngine, type Counters, type EngineConfig } from "../native/engine.ts";
+import { engineFlags, NativeEngine, type Counters, type EngineConfig } from "../native/engine.ts";
 import { NativeGraph } from "../native/graph.ts";
 import { NativeModel, type LoadProgress } from "../native/model.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
+import { feedTogether, Sequence, type FeedRequest, type FeedResult, type SequenceHost } from "../sequence/sequence.ts";
 import {
   createChatTemplate,
   createTokenizer,
@@ -33,6 +34,21 @@ export interface MemoryOptions {
   readonly batch?: number | undefined;
   /** Element type of keys and values. Default "f16". */
   readonly kv?: KvType | undefined;
+  /** Tokens that can be taken back from the end of every sequence. Default 0; layers with states need memory for it. */
+  readonly rollback?: number | undefined;
+  /** What snapshots of sequences may take together. Default 0: none can be taken. */
+  readonly snapshotBytes?: number | undefined;
+  /** Positions of all sequences together, where that is fewer than what each could reach. Default: not limited. */
+  readonly cells?: number | undefined;
+  /** "shared" (default): sequences share attention cells; "separate": each has its own, and copies instead of sharing. */
+  readonly streams?: "shared" | "separate" | undefined;
+  /** Windows keep all positions and only mask: for moving positions, and deep rollback. Default false. */
+  readonly wholeWindows?: boolean | undefined;
+  /**
+   * Attention rounds as ggml's flash attention does, so that text is llama.cpp's. Default true. Without it sums are f32,
+   * and quantised keys and values are refused.
+   */
+  readonly flashAttention?: boolean | undefined;
   /** Architectures to look in before the built-in ones. */
   readonly plugins?: readonly Architecture[] | undefined;
 }
@@ -49,6 +65,8 @@ const defaultContext = 4096;
 const defaultBatch = 512;
 /** Kept graphs; the one used longest ago goes first. */
 const graphsMax = 24;
+/** Rows and outputs of the graph that decodes one sequence, which is built first. */
+const decodeShape = "1 1";
 
 /**
  * Loads a GGUF model: opens and checks the file, finds its architecture's plugin, allocates the memories that it
@@ -123,7 +141,23 @@ function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfi
     batch: Math.min(whole("batch", options.batch ?? defaultBatch), context),
     threads: whole("threads", options.threads ?? readEnvironmentCount("STRATA_THREADS") ?? availableParallelism()),
     poll: 50,
+    rollback: wholeOrNone("rollback", options.rollback),
+    cells: wholeOrNone("cells", options.cells),
+    snapshotBytes: snapshotBytes(options.snapshotBytes),
+    flags:
+      (options.streams === "separate" ? engineFlags.separate : 0) |
+      (options.wholeWindows ? engineFlags.wholeWindows : 0) |
+      ((options.flashAttention ?? true) ? 0 : engineFlags.noFlash),
   };
+}
+
+function wholeOrNone(name: string, value = 0): number {
+  return value === 0 ? 0 : whole(name, value);
+}
+
+function snapshotBytes(value = 0): number {
+  if (Number.isFinite(value) && value >= 0) return Math.floor(value);
+  throw new StrataError("invalid_argument", `snapshotBytes is ${value}; give a number of bytes from 0 up`);
 }
 
 function whole(name: string, value: number): number {
@@ -158,6 +192,7 @@ export class Model implements AsyncDisposable {
   readonly loadMs: number;
   private readonly engine: NativeEngine;
   private readonly scheduler: Scheduler;
+  private readonly host: SequenceHost;
   private readonly handles: readonly LayerHandles[];
   private readonly graphs = new Set<string>();
   private tokenizerCreated: Tokenizer | undefined;
@@ -177,6 +212,7 @@ export class Model implements AsyncDisposable {
     this.engine = engine;
     this.handles = memoryHandles(layout);
     this.scheduler = new Scheduler(engine, (rows, outputs) => this.ensureGraph(rows, outputs));
+    this.host = { engine, scheduler: this.scheduler };
     // The graph that decodes; weights that cannot be computed with are found now, not in the first step.
     this.ensureGraph(1, 1);
     this.loadMs = performance.now() - parts.start;
@@ -246,6 +282,18 @@ export class Model implements AsyncDisposable {
     return this.scheduler.logits(tokens, options);
   }
 
+  /**
+   * A sequence to be worked with by hand. Throws "full" where all are in use; dispose of it to give it back.
+   */
+  sequence(): Sequence {
+    return new Sequence(this.host, this.scheduler.take());
+  }
+
+  /** Feeds several sequences in one batch, which is cut by the batch limit only. */
+  feed(requests: readonly FeedRequest[], options: { readonly signal?: AbortSignal } = {}): Promise<FeedResult[]> {
+    return feedTogether(this.host, requests, options.signal);
+  }
+
   /** What the engine has done so far, and what is free. */
   counters(): Counters {
     return this.engine.counters();
@@ -270,7 +318,8 @@ export class Model implements AsyncDisposable {
       return;
     }
     if (this.graphs.size >= graphsMax) {
-      const [oldest = ""] = this.graphs;
+      // The first one stays: it says how states are computed again.
+      const [, oldest = ""] = [decodeShape, ...this.graphs].filter((shape, i) => i === 0 || shape !== decodeShape);
       const [oldRows = 0, oldOutputs = 0] = oldest.split(" ").map(Number);
       this.engine.dropGraph(oldRows, oldOutputs);
       this.graphs.delete(oldest);

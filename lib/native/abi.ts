@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0x239947fe;
+export const abiHash = 0xe85bcc66;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -28,14 +28,22 @@ export const symbols = {
   strata_engine_close: { args: ["u32"], returns: "i32" },
   strata_engine_stops: { args: ["u32", "buffer", "u32"], returns: "i32" },
   strata_engine_counters: { args: ["u32", "buffer"], returns: "i32" },
-  strata_engine_submit: { args: ["u32", "u32", "buffer", "u32", "buffer", "u32", "u32", "u32"], returns: "i32" },
+  strata_engine_submit: { args: ["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32", "u32", "u32"], returns: "i32" },
+  strata_engine_task: { args: ["u32", "u32", "buffer"], returns: "i32" },
   strata_engine_stop: { args: ["u32", "u32", "u32"], returns: "i32" },
   strata_engine_logits: { args: ["u32", "u32", "u32", "buffer", "u32"], returns: "i32" },
   strata_sequence_bounds: { args: ["u32", "i32", "buffer"], returns: "i32" },
   strata_sequence_clear: { args: ["u32", "i32"], returns: "i32" },
   strata_sequence_remove: { args: ["u32", "i32", "i32", "i32"], returns: "i32" },
-  strata_sequence_copy: { args: ["u32", "i32", "i32"], returns: "i32" },
-  strata_memory_measure: { args: ["buffer", "u32", "buffer", "buffer"], returns: "i32" },
+  strata_sequence_copy: { args: ["u32", "i32", "i32", "i32", "i32"], returns: "i32" },
+  strata_sequence_keep: { args: ["u32", "i32"], returns: "i32" },
+  strata_sequence_tokens: { args: ["u32", "i32", "buffer", "u32", "buffer"], returns: "i32" },
+  strata_snapshot_new: { args: ["u32", "buffer"], returns: "i32" },
+  strata_snapshot_drop: { args: ["u32", "u32"], returns: "i32" },
+  strata_snapshot_restore: { args: ["u32", "u32", "i32"], returns: "i32" },
+  strata_snapshot_info: { args: ["u32", "u32", "buffer"], returns: "i32" },
+  strata_debug_fault: { args: ["u32", "i32", "i32", "i32"], returns: "i32" },
+  strata_memory_measure: { args: ["buffer", "u32", "buffer", "buffer", "buffer"], returns: "i32" },
   strata_sampler_new: { args: ["u32", "buffer", "buffer", "buffer", "u32", "buffer"], returns: "i32" },
   strata_sampler_free: { args: ["u32"], returns: "i32" },
   strata_sampler_accept: { args: ["u32", "buffer", "u32"], returns: "i32" },
@@ -46,7 +54,7 @@ export const symbols = {
   strata_graph_input: { args: ["u32", "i32", "buffer"], returns: "i32" },
   strata_graph_weight: { args: ["u32", "u32", "i32", "buffer"], returns: "i32" },
   strata_graph_op: { args: ["u32", "u32", "buffer", "buffer"], returns: "i32" },
-  strata_graph_attend: { args: ["u32", "i32", "i32", "i32", "i32", "f32", "f32", "buffer"], returns: "i32" },
+  strata_graph_attend: { args: ["u32", "i32", "i32", "i32", "i32", "f32", "f32", "i32", "buffer"], returns: "i32" },
   strata_graph_convolve: { args: ["u32", "i32", "i32", "i32", "i32", "i32", "u32", "buffer"], returns: "i32" },
   strata_graph_scan: { args: ["u32", "buffer", "buffer"], returns: "i32" },
 } as const;
@@ -170,7 +178,7 @@ export const layouts = {
     },
   },
   MemoryDeclaration: {
-    size: 76,
+    size: 112,
     fields: {
       layer: { type: "i32", offset: 0, count: 1 },
       kind: { type: "i32", offset: 4, count: 1 },
@@ -184,28 +192,70 @@ export const layouts = {
       valueType: { type: "i32", offset: 36, count: 1 },
       stateCount: { type: "i32", offset: 40, count: 1 },
       stateElements: { type: "i32", offset: 44, count: 8 },
+      stateTypes: { type: "i32", offset: 76, count: 8 },
+      inputs: { type: "i32", offset: 108, count: 1 },
     },
   },
   MemoryShare: {
-    size: 24,
+    size: 48,
     fields: {
       pool: { type: "i32", offset: 0, count: 1 },
-      cells: { type: "i32", offset: 4, count: 1 },
-      bytesPerCell: { type: "f64", offset: 8, count: 1 },
-      bytes: { type: "f64", offset: 16, count: 1 },
+      method: { type: "i32", offset: 4, count: 1 },
+      cells: { type: "i32", offset: 8, count: 1 },
+      padding: { type: "i32", offset: 12, count: 1 },
+      bytesPerCell: { type: "f64", offset: 16, count: 1 },
+      bytes: { type: "f64", offset: 24, count: 1 },
+      rollbackBytes: { type: "f64", offset: 32, count: 1 },
+      snapshotBytes: { type: "f64", offset: 40, count: 1 },
+    },
+  },
+  MemoryTotals: {
+    size: 24,
+    fields: {
+      bytes: { type: "f64", offset: 0, count: 1 },
+      bytesPerSnapshot: { type: "f64", offset: 8, count: 1 },
+      snapshots: { type: "f64", offset: 16, count: 1 },
+    },
+  },
+  Mark: {
+    size: 12,
+    fields: {
+      request: { type: "i32", offset: 0, count: 1 },
+      position: { type: "i32", offset: 4, count: 1 },
+      snapshot: { type: "u32", offset: 8, count: 1 },
+    },
+  },
+  Task: {
+    size: 24,
+    fields: {
+      kind: { type: "i32", offset: 0, count: 1 },
+      sequence: { type: "i32", offset: 4, count: 1 },
+      from: { type: "i32", offset: 8, count: 1 },
+      to: { type: "i32", offset: 12, count: 1 },
+      amount: { type: "i32", offset: 16, count: 1 },
+      snapshot: { type: "u32", offset: 20, count: 1 },
+    },
+  },
+  SnapshotInfo: {
+    size: 16,
+    fields: {
+      position: { type: "i32", offset: 0, count: 1 },
+      tokens: { type: "i32", offset: 4, count: 1 },
+      bytes: { type: "f64", offset: 8, count: 1 },
     },
   },
   Request: {
-    size: 16,
+    size: 20,
     fields: {
       sequence: { type: "i32", offset: 0, count: 1 },
       count: { type: "i32", offset: 4, count: 1 },
       logits: { type: "i32", offset: 8, count: 1 },
       sampler: { type: "u32", offset: 12, count: 1 },
+      position: { type: "i32", offset: 16, count: 1 },
     },
   },
   EngineConfig: {
-    size: 24,
+    size: 48,
     fields: {
       threads: { type: "i32", offset: 0, count: 1 },
       sequences: { type: "i32", offset: 4, count: 1 },
@@ -213,6 +263,10 @@ export const layouts = {
       batch: { type: "i32", offset: 12, count: 1 },
       vocabulary: { type: "i32", offset: 16, count: 1 },
       poll: { type: "i32", offset: 20, count: 1 },
+      rollback: { type: "i32", offset: 24, count: 1 },
+      cells: { type: "i32", offset: 28, count: 1 },
+      flags: { type: "u32", offset: 32, count: 1 },
+      snapshotBytes: { type: "f64", offset: 40, count: 1 },
     },
   },
   SamplerConfig: {
@@ -232,7 +286,7 @@ export const layouts = {
     },
   },
   Counters: {
-    size: 64,
+    size: 88,
     fields: {
       steps: { type: "f64", offset: 0, count: 1 },
       rows: { type: "f64", offset: 8, count: 1 },
@@ -242,6 +296,17 @@ export const layouts = {
       computeBytes: { type: "f64", offset: 40, count: 1 },
       freeBlocks: { type: "f64", offset: 48, count: 1 },
       freeCells: { type: "f64", offset: 56, count: 1 },
+      stateBytesMoved: { type: "f64", offset: 64, count: 1 },
+      snapshots: { type: "f64", offset: 72, count: 1 },
+      snapshotsMax: { type: "f64", offset: 80, count: 1 },
+    },
+  },
+  AttendParameters: {
+    size: 12,
+    fields: {
+      scale: { type: "f32", offset: 0, count: 1 },
+      softcap: { type: "f32", offset: 4, count: 1 },
+      valueDim: { type: "i32", offset: 8, count: 1 },
     },
   },
 } as const;
@@ -278,6 +343,7 @@ export const Extent = {
   all: 0,
   sliding: 1,
   chunked: 2,
+  symmetric: 3,
 } as const;
 
 export const Logits = {
@@ -312,6 +378,19 @@ export const ValueType = {
   uint64: 10,
   int64: 11,
   float64: 12,
+} as const;
+
+export const Method = {
+  none: 0,
+  kept: 1,
+  log: 2,
+} as const;
+
+export const TaskKind = {
+  none: 0,
+  shift: 1,
+  divide: 2,
+  takeSnapshot: 3,
 } as const;
 
 /** The graph operations: their numbers and the kinds of their parameters. */

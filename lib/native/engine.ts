@@ -1,5 +1,5 @@
 import type { StrataError } from "../errors.ts";
-import { Extent, Logits, MemoryKind } from "./abi.ts";
+import { Extent, Logits, MemoryKind, Method, TaskKind } from "./abi.ts";
 import { eventPump, type NativeEvent } from "./events.ts";
 import { check, native } from "./library.ts";
 import type { NativeModel } from "./model.ts";
@@ -18,7 +18,14 @@ export type LoweredMemory =
       readonly keyType: number;
       readonly valueType: number;
     }
-  | { readonly kind: "recurrent"; readonly layer: number; readonly states: readonly number[] }
+  | {
+      readonly kind: "recurrent";
+      readonly layer: number;
+      /** Elements and ggml type of each state. */
+      readonly states: readonly { readonly elements: number; readonly type: number }[];
+      /** Numbers a token from which states can be computed again; 0 = they cannot. */
+      readonly inputs: number;
+    }
   | { readonly kind: "shared"; readonly layer: number; readonly from: number; readonly of: "attention" | "recurrent" };
 
 export interface EngineConfig {
@@ -28,13 +35,52 @@ export interface EngineConfig {
   readonly batch: number;
   readonly vocabulary: number;
   readonly poll: number;
+  readonly rollback: number;
+  /** Attention cells of all sequences together; 0 = as many as each could fill. */
+  readonly cells: number;
+  readonly snapshotBytes: number;
+  /** Bits of `engineFlags`. */
+  readonly flags: number;
 }
+
+/** `Engine.Config.Flags` of the library. */
+export const engineFlags = { separate: 1, wholeWindows: 2, noFlash: 4, dry: 8 } as const;
 
 export interface MemoryShare {
   readonly pool: number;
+  /** How tokens are taken back of a recurrent memory. */
+  readonly method: keyof typeof Method;
   readonly cells: number;
   readonly bytesPerCell: number;
+  /** All of it; the next two are parts of this. */
   readonly bytes: number;
+  readonly rollbackBytes: number;
+  readonly snapshotBytes: number;
+}
+
+/** What all memories take together. */
+export interface MemoryTotals {
+  readonly bytes: number;
+  readonly bytesPerSnapshot: number;
+  readonly snapshots: number;
+}
+
+/** A snapshot to be taken within a batch, before the token at `position`. */
+export interface BatchMark {
+  /** Index of the request. */
+  readonly request: number;
+  readonly position: number;
+  readonly snapshot: number;
+}
+
+/** Something to be done to a sequence on the engine's thread. */
+export interface SequenceTask {
+  readonly kind: Exclude<keyof typeof TaskKind, "none">;
+  readonly sequence: number;
+  readonly from?: number;
+  readonly to?: number;
+  readonly amount?: number;
+  readonly snapshot?: number;
 }
 
 /** What one sequence contributes to a batch. */
@@ -43,9 +89,12 @@ export interface BatchRequest {
   readonly tokens: readonly number[];
   readonly logits: keyof typeof Logits;
   readonly sampler?: NativeSampler;
+  /** Where the sequence is believed to go on; left out: wherever it does. */
+  readonly position?: number;
 }
 
 export interface JobOptions {
+  readonly marks?: readonly BatchMark[];
   /** The batch and then one token for each sequence, up to this many steps. Default 1. */
   readonly steps?: number;
   /** End tokens do not end the job. */
@@ -74,6 +123,11 @@ export interface Counters {
   readonly freeBlocks: number;
   /** Recurrent state cells that nobody holds. */
   readonly freeCells: number;
+  /** Bytes of recurrent states that steps have read and written. */
+  readonly stateBytesMoved: number;
+  /** Snapshots taken or reserved, and how many there is room for. */
+  readonly snapshots: number;
+  readonly snapshotsMax: number;
 }
 
 function lower(memories: readonly LoweredMemory[]): Struct<"MemoryDeclaration"> {
@@ -89,7 +143,11 @@ function lower(memories: readonly LoweredMemory[]): Struct<"MemoryDeclaration"> 
       }
     } else if (memory.kind === "recurrent") {
       out.set("stateCount", memory.states.length, i);
-      memory.states.slice(0, 8).forEach((elements, state) => out.set("stateElements", elements, i, state));
+      out.set("inputs", memory.inputs, i);
+      memory.states.slice(0, 8).forEach(({ elements, type }, state) => {
+        out.set("stateElements", elements, i, state);
+        out.set("stateTypes", type, i, state);
+      });
     }
   });
   return out;
@@ -97,22 +155,40 @@ function lower(memories: readonly LoweredMemory[]): Struct<"MemoryDeclaration"> 
 
 function configStruct(config: EngineConfig): Struct<"EngineConfig"> {
   const out = new Struct("EngineConfig");
-  for (const field of ["threads", "sequences", "context", "batch", "vocabulary", "poll"] as const) {
-    out.set(field, config[field]);
-  }
+  const fields = ["threads", "sequences", "context", "batch", "vocabulary", "poll"] as const;
+  for (const field of [...fields, "rollback", "cells", "flags", "snapshotBytes"] as const) out.set(field, config[field]);
   return out;
 }
 
-/** Bytes of each declared memory, from the declaration alone. */
-export function measureMemory(memories: readonly LoweredMemory[], config: EngineConfig): MemoryShare[] {
+const methodNames = Object.keys(Method) as (keyof typeof Method)[];
+
+/** Bytes of each declared memory and of all, from the declaration alone. */
+export function measureMemory(
+  memories: readonly LoweredMemory[],
+  config: EngineConfig,
+): { readonly shares: readonly MemoryShare[]; readonly totals: MemoryTotals } {
   const out = new Struct("MemoryShare", memories.length);
-  check(native().strata_memory_measure(lower(memories).bytes, memories.length, configStruct(config).bytes, out.bytes));
-  return memories.map((_, i) => ({
+  const totals = new Struct("MemoryTotals");
+  const declarations = lower(memories).bytes;
+  const struct = configStruct(config).bytes;
+  check(native().strata_memory_measure(declarations, memories.length, struct, out.bytes, totals.bytes));
+  const shares = memories.map((_, i) => ({
     pool: out.get("pool", i),
+    method: methodNames[out.get("method", i)] ?? "none",
     cells: out.get("cells", i),
     bytesPerCell: out.get("bytesPerCell", i),
     bytes: out.get("bytes", i),
+    rollbackBytes: out.get("rollbackBytes", i),
+    snapshotBytes: out.get("snapshotBytes", i),
   }));
+  return {
+    shares,
+    totals: {
+      bytes: totals.get("bytes"),
+      bytesPerSnapshot: totals.get("bytesPerSnapshot"),
+      snapshots: totals.get("snapshots"),
+    },
+  };
 }
 
 /** A sampling chain of the library. */
@@ -177,8 +253,6 @@ export class NativeEngine {
   }
 
   submit(requests: readonly BatchRequest[], options: JobOptions = {}): Job {
-    const id = this.nextJob;
-    this.nextJob = id === 0xffff_ffff ? 1 : id + 1;
     const structs = new Struct("Request", requests.length);
     const tokens = Int32Array.from(requests.flatMap((request) => request.tokens));
     requests.forEach((request, i) => {
@@ -186,22 +260,45 @@ export class NativeEngine {
       structs.set("count", request.tokens.length, i);
       structs.set("logits", Logits[request.logits], i);
       structs.set("sampler", request.sampler?.handle ?? 0, i);
+      structs.set("position", request.position ?? -1, i);
     });
+    const list = options.marks ?? [];
+    const marks = new Struct("Mark", list.length);
+    list.forEach((mark, i) => {
+      for (const field of ["request", "position", "snapshot"] as const) marks.set(field, mark[field], i);
+    });
+    return this.enqueue(options.onToken, (id) =>
+      native().strata_engine_submit(
+        this.handle,
+        id,
+        tokens.length > 0 ? tokens : new Int32Array(1),
+        tokens.length,
+        structs.bytes,
+        requests.length,
+        marks.bytes,
+        list.length,
+        options.steps ?? 1,
+        options.ignoreStops ? 1 : 0,
+      ),
+    );
+  }
+
+  /** Does something to a sequence between jobs. */
+  submitTask(task: SequenceTask): Job {
+    const struct = new Struct("Task");
+    struct.set("kind", TaskKind[task.kind]);
+    struct.set("sequence", task.sequence);
+    for (const field of ["from", "to", "amount", "snapshot"] as const) struct.set(field, task[field] ?? 0);
+    return this.enqueue(undefined, (id) => native().strata_engine_task(this.handle, id, struct.bytes));
+  }
+
+  private enqueue(onToken: JobOptions["onToken"], submit: (id: number) => number): Job {
+    const id = this.nextJob;
+    this.nextJob = id === 0xffff_ffff ? 1 : id + 1;
     const { promise, resolve, reject } = Promise.withResolvers<{ timeMs: number }>();
-    this.jobs.set(id, { onToken: options.onToken, resolve, reject });
+    this.jobs.set(id, { onToken, resolve, reject });
     try {
-      check(
-        native().strata_engine_submit(
-          this.handle,
-          id,
-          tokens.length > 0 ? tokens : new Int32Array(1),
-          tokens.length,
-          structs.bytes,
-          requests.length,
-          options.steps ?? 1,
-          options.ignoreStops ? 1 : 0,
-        ),
-      );
+      check(submit(id));
     } catch (error) {
       this.jobs.delete(id);
       throw error;
@@ -242,6 +339,9 @@ export class NativeEngine {
       computeBytes: out.get("computeBytes"),
       freeBlocks: out.get("freeBlocks"),
       freeCells: out.get("freeCells"),
+      stateBytesMoved: out.get("stateBytesMoved"),
+      snapshots: out.get("snapshots"),
+      snapshotsMax: out.get("snapshotsMax"),
     };
   }
 
@@ -259,8 +359,52 @@ export class NativeEngine {
     check(native().strata_sequence_remove(this.handle, sequence, from, to));
   }
 
-  copy(source: number, destination: number): void {
-    check(native().strata_sequence_copy(this.handle, source, destination));
+  /** Makes `destination` hold positions `[from, to)` of `source`; negative bounds mean the start and the end. */
+  copy(source: number, destination: number, from = -1, to = -1): void {
+    check(native().strata_sequence_copy(this.handle, source, destination, from, to));
+  }
+
+  /** Empties all sequences but one. */
+  keep(sequence: number): void {
+    check(native().strata_sequence_keep(this.handle, sequence));
+  }
+
+  /** The tokens that a sequence was fed. */
+  tokens(sequence: number): number[] {
+    const count = new Uint32Array(1);
+    const read = (out: Int32Array, capacity: number) =>
+      check(native().strata_sequence_tokens(this.handle, sequence, out, capacity, count));
+    read(new Int32Array(1), 0);
+    const out = new Int32Array(Math.max(count[0] ?? 0, 1));
+    read(out, out.length);
+    return Array.from(out.subarray(0, count[0]));
+  }
+
+  /** Reserves room for a snapshot. */
+  newSnapshot(): number {
+    const out = new Uint32Array(1);
+    check(native().strata_snapshot_new(this.handle, out));
+    return out[0] as number;
+  }
+
+  dropSnapshot(snapshot: number): void {
+    check(native().strata_snapshot_drop(this.handle, snapshot));
+  }
+
+  restoreSnapshot(snapshot: number, sequence: number): void {
+    check(native().strata_snapshot_restore(this.handle, snapshot, sequence));
+  }
+
+  describeSnapshot(snapshot: number): { position: number; tokens: number; bytes: number } {
+    const out = new Struct("SnapshotInfo");
+    check(native().strata_snapshot_info(this.handle, snapshot, out.bytes));
+    return { position: out.get("position"), tokens: out.get("tokens"), bytes: out.get("bytes") };
+  }
+
+  /** For tests: makes the books of the memory wrong. */
+  plantFault(kind: "exchange" | "behind" | "other" | "alone", first: number, second: number): void {
+    const number = ["exchange", "behind", "other", "alone"].indexOf(kind);
+    check(native().strata_debug_fault(this.handle, number, first, second));
   }
 
   dropGraph(rows: number, outputs: number): void {

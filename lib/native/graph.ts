@@ -63,9 +63,15 @@ export class NativeGraph {
     return this.facts();
   }
 
-  attend(memory: number, queries: number, keys: number, values: number, scale: number, softcap: number): TensorFacts {
+  attend(
+    memory: number,
+    operands: { readonly queries: number; readonly keys: number; readonly values: number },
+    parameters: { readonly scale: number; readonly softcap: number; readonly valueDim: number },
+  ): TensorFacts {
     const { handle, out } = this;
-    check(native().strata_graph_attend(handle, memory, queries, keys, values, scale, softcap, out.bytes));
+    const { queries, keys, values } = operands;
+    const { scale, softcap, valueDim } = parameters;
+    check(native().strata_graph_attend(handle, memory, queries, keys, values, scale, softcap, valueDim, out.bytes));
     return this.facts();
   }
 

@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { BatchRequest, Job, NativeEngine, NativeSampler } from "../native/engine.ts";
+import type { BatchMark, BatchRequest, Job, NativeEngine, NativeSampler, SequenceTask } from "../native/engine.ts";
 
 /** A token that was drawn for a task. */
 export interface DrawnToken {
@@ -133,6 +133,17 @@ export class Scheduler {
     return { end: () => this.endSlot(slot) };
   }
 
+  /** A free sequence at once, for someone who holds it until `release`. */
+  take(): number {
+    this.checkOpen();
+    const sequence = this.free.shift();
+    if (sequence !== undefined) return sequence;
+    throw new StrataError(
+      "full",
+      `all ${this.engine.config.sequences} sequences are in use; dispose of one, or load the model with more`,
+    );
+  }
+
   /** Gives back a sequence that no task was started on. */
   release(sequence: number): void {
     if (this.isClosed) return;
@@ -203,6 +214,45 @@ export class Scheduler {
     if (ended.length === 0) return;
     this.slots = this.slots.filter((slot) => !ended.includes(slot));
     for (const slot of ended) this.release(slot.sequence);
+  }
+
+  /**
+   * Computes one batch of sequences that are held, between the other tasks' steps. Of each request, the logits that it
+   * wants. Cut by the batch limit only.
+   */
+  async feed(
+    requests: readonly BatchRequest[],
+    marks: readonly BatchMark[],
+    signal: AbortSignal | undefined,
+  ): Promise<Float32Array[][]> {
+    signal?.throwIfAborted();
+    return this.runExclusive(async () => {
+      signal?.throwIfAborted();
+      for (const { rows, outputs } of subBatches(requests, this.engine.config.batch)) this.ensureGraph(rows, outputs);
+      const job = this.engine.submit(requests, { marks });
+      const cancel = () => this.engine.cancel(job);
+      signal?.addEventListener("abort", cancel, { once: true });
+      try {
+        await job.done;
+      } catch (error) {
+        signal?.throwIfAborted();
+        throw error;
+      } finally {
+        signal?.removeEventListener("abort", cancel);
+      }
+      let row = 0;
+      return requests.map(({ tokens, logits }) => {
+        const count = logits === "all" ? tokens.length : logits === "last" ? 1 : 0;
+        return Array.from({ length: count }, () => this.readLogits(job, row++));
+      });
+    });
+  }
+
+  /** Does something to a sequence between steps. */
+  async task(task: SequenceTask): Promise<void> {
+    await this.runExclusive(async () => {
+      await this.engine.submitTask(task).done;
+    });
   }
 
   private runExclusive<T>(work: () => Promise<T>): Promise<T> {
@@ -357,6 +407,26 @@ export class Scheduler {
     this.engine.logits(job, row, logits);
     return logits;
   }
+}
+
+/** The shapes of the sub-batches that the library cuts a batch into: full ones, in order. */
+function subBatches(requests: readonly BatchRequest[], limit: number): { rows: number; outputs: number }[] {
+  const shapes: { rows: number; outputs: number }[] = [];
+  let last = { rows: limit, outputs: 0 };
+  for (const { tokens, logits } of requests) {
+    for (let done = 0; done < tokens.length; ) {
+      if (last.rows === limit) {
+        last = { rows: 0, outputs: 0 };
+        shapes.push(last);
+      }
+      const count = Math.min(tokens.length - done, limit - last.rows);
+      done += count;
+      last.rows += count;
+      if (logits === "all") last.outputs += count;
+      else if (logits === "last" && done === tokens.length) last.outputs += 1;
+    }
+  }
+  return shapes.map(({ rows, outputs }) => ({ rows, outputs: Math.max(outputs, 1) }));
 }
 
 function closedError(): StrataError {

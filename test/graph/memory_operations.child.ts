@@ -13,14 +13,18 @@ import { randomNumbers } from "../text/lines.ts";
 const [seed = 1, count = 100] = process.argv.slice(2).map(Number);
 
 const f32 = 0;
+function states(...elements: readonly number[]) {
+  return elements.map((count) => ({ elements: count, type: f32 }));
+}
 const attention = { kind: "attention", layer: 0, extent: "all", window: 0, keyType: f32, valueType: f32 } as const;
 const memories: readonly LoweredMemory[] = [
   { ...attention, heads: 2, keyDim: 8, valueDim: 8 },
   { ...attention, layer: 1, heads: 1, keyDim: 16, valueDim: 4, extent: "sliding", window: 3 },
   { ...attention, layer: 2, heads: 2, keyDim: 32, valueDim: 32, keyType: 8, valueType: 2 },
-  { kind: "recurrent", layer: 3, states: [16 * 3, 8 * 4 * 4] },
+  { kind: "recurrent", layer: 3, states: states(16 * 3, 8 * 4 * 4), inputs: 0 },
   { kind: "shared", layer: 4, from: 0, of: "attention" },
-  { kind: "recurrent", layer: 5, states: [7] },
+  { kind: "recurrent", layer: 5, states: states(7), inputs: 0 },
+  { ...attention, layer: 6, heads: 1, keyDim: 32, valueDim: 0, keyType: 8 },
 ];
 
 const file = new NativeFile(resolve(import.meta.dir, "../fixtures/llama/model.gguf"));
@@ -31,8 +35,15 @@ const head = model.weight(names.indexOf("output.weight"), "product");
 await model.load();
 const vocabulary = 384;
 const width = 64;
-const config = { threads: 1, sequences: 2, context: 64, batch: 8, vocabulary, poll: 0 };
+const sizes = { threads: 1, sequences: 2, context: 64, batch: 8, vocabulary, poll: 0 };
+const config = { ...sizes, rollback: 0, cells: 0, snapshotBytes: 0, flags: 0 };
 const engine = new NativeEngine(model, memories, config);
+
+// The engine keeps its first graph; the cases take others.
+const first = new NativeGraph(engine, 3, 1, 64);
+const row = first.operation("get_rows", [first.weight(embedding).number, first.input("tokens").number], [], []);
+const view = first.operation("view", [row.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
+first.finish(first.operation("mul_mat", [first.weight(head).number, view.number], [], []).number);
 
 let computed = 0;
 let refused = 0;
@@ -116,14 +127,17 @@ function applyOne(
         [2, 32, 32],
         [2, 8, 8],
         [2, 8, 8],
+        [1, 32, 0],
       ] as const;
       const [kvHeads, keyDim, valueDim] = rarely(heads[memory] ?? heads[0], heads);
       const reads = pick([false, false, true]);
       const keys = reads ? -1 : tensor(keyDim, kvHeads, rows);
-      const values = reads ? rarely(-1, [0]) : tensor(valueDim, kvHeads, rows);
+      const values = reads || valueDim === 0 ? rarely(-1, [0]) : tensor(valueDim, kvHeads, rows);
       const queries = tensor(keyDim, kvHeads * pick([1, 2, 3]), rows);
       const scale = rarely(0.3, [0, -1, Number.NaN, Infinity]);
-      return graph.attend(memory, queries, keys, values, scale, rarely(0, [5, -2, Number.NaN]));
+      const valuesOfKeys = valueDim === 0 ? rarely(32, [0, 8, 64, -1]) : rarely(0, [8]);
+      const parameters = { scale, softcap: rarely(0, [5, -2, Number.NaN]), valueDim: valuesOfKeys };
+      return graph.attend(memory, { queries, keys, values }, parameters);
     }
     case "convolve": {
       const [taps, channels] = rarely(

@@ -31,7 +31,8 @@ export class OpenEngine implements AsyncDisposable {
     const read = architecture.read(file.metadata);
     const { context = 256, sequences = 4, batch = 64, kv = "f32" } = options;
     const { vocabulary } = read.config;
-    const config: EngineConfig = { context, sequences, batch, vocabulary, threads: 1, poll: 0 };
+    const sizes = { context, sequences, batch, vocabulary, threads: 1, poll: 0 };
+    const config: EngineConfig = { ...sizes, rollback: 0, cells: 0, snapshotBytes: 0, flags: 0 };
     const layout = layOutMemory(read.memory, kv, config);
     const resolved = resolveWeights(read.weights, file);
     const native = new NativeModel(file.native, resolved.length);

@@ -6,7 +6,7 @@ const structs = @import("structs.zig");
 const objects = @import("objects.zig");
 const batch_file = @import("../batch.zig");
 const engine_file = @import("../engine.zig");
-const memory_file = @import("../memory.zig");
+const memory_layout = @import("../memory_layout.zig");
 const Engine = engine_file.Engine;
 const SharedSampler = @import("../engine.zig").SharedSampler;
 const gpa = objects.gpa;
@@ -50,6 +50,7 @@ pub fn submit(
     id: u32,
     tokens: []const i32,
     requests: []const structs.Request,
+    marks: []const structs.Mark,
     steps_max: u32,
     flags: u32,
 ) status.Error!void {
@@ -63,16 +64,38 @@ pub fn submit(
         .steps_max = @max(steps_max, 1),
         .ignore_stops = flags & 1 != 0,
     };
-    fill_job(job, tokens, requests) catch |err| {
+    fill_job(job, tokens, requests, marks) catch |err| {
         job.destroy(gpa);
         return err;
     };
     try engine.submit(job);
 }
 
-fn fill_job(job: *engine_file.Job, tokens: []const i32, requests: []const structs.Request) status.Error!void {
+/// Queues something to be done to a sequence between steps.
+pub fn task(handle: u32, id: u32, what: structs.Task) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    const job = try gpa.create(engine_file.Job);
+    job.* = .{
+        .id = id,
+        .tokens = .empty,
+        .requests = &.{},
+        .samplers = &.{},
+        .task = what,
+        .steps_max = 1,
+        .ignore_stops = true,
+    };
+    try engine.submit(job);
+}
+
+fn fill_job(
+    job: *engine_file.Job,
+    tokens: []const i32,
+    requests: []const structs.Request,
+    marks: []const structs.Mark,
+) status.Error!void {
     try job.tokens.appendSlice(gpa, tokens);
     job.requests = try gpa.dupe(structs.Request, requests);
+    job.marks = try gpa.dupe(structs.Mark, marks);
     job.samplers = try gpa.alloc(?*SharedSampler, requests.len);
     @memset(job.samplers, null);
     for (requests, job.samplers) |request, *sampler| {
@@ -91,11 +114,14 @@ pub fn logits(handle: u32, job: u32, row: u32, out: []f32) status.Error!void {
     try (try objects.engines.get(handle)).read_logits(job, row, out);
 }
 
-pub fn measure(declarations: []const structs.MemoryDeclaration, config: structs.EngineConfig, out: []structs.MemoryShare) status.Error!void {
+pub fn measure(
+    declarations: []const structs.MemoryDeclaration,
+    config: structs.EngineConfig,
+    out: []structs.MemoryShare,
+    totals: *structs.MemoryTotals,
+) status.Error!void {
     try config.check();
-    try memory_file.measure(declarations, .{
-        .sequences = @intCast(config.sequences),
-        .context = @intCast(config.context),
-        .batch = @intCast(config.batch),
-    }, gpa, out);
+    var layout: memory_layout.Layout = try .init(gpa, declarations, config.memory());
+    defer layout.deinit();
+    totals.* = layout.measure(declarations, out);
 }

@@ -26,6 +26,7 @@ pub fn new(handle: u32, rows: u32, outputs: u32, nodes_max: u32, out: *u32) stat
         .shape = .{ .rows = rows, .outputs = outputs },
         .nodes_max = nodes_max,
         .threads = @intCast(engine.config.threads),
+        .flash = !engine.config.has(structs.EngineConfig.Flags.no_flash),
     });
     errdefer graph.destroy();
     out.* = try objects.graphs.add(gpa, graph);

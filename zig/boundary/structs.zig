@@ -4,8 +4,9 @@
 const queue_file = @import("../queue.zig");
 const declaration = @import("../declaration.zig");
 const batch_file = @import("../batch.zig");
-const memory_file = @import("../memory.zig");
+const memory_layout = @import("../memory_layout.zig");
 const engine_file = @import("../engine.zig");
+const memory_ops = @import("../memory_ops.zig");
 const sampler_file = @import("../sampler.zig");
 
 pub const LibraryInfo = extern struct {
@@ -86,8 +87,13 @@ pub const Bounds = extern struct { min: i32, end: i32 };
 pub const TypeInfo = extern struct { block_elements: i32, block_bytes: i32, name: [16]u8 };
 pub const Event = queue_file.Event;
 pub const MemoryDeclaration = declaration.MemoryDeclaration;
-pub const MemoryShare = memory_file.Share;
+pub const MemoryShare = memory_layout.Share;
+pub const MemoryTotals = memory_layout.Totals;
+pub const Mark = batch_file.MarkRequest;
+pub const Task = engine_file.Task;
+pub const SnapshotInfo = extern struct { position: i32, tokens: i32, bytes: f64 };
 pub const Request = batch_file.Request;
 pub const EngineConfig = engine_file.Config;
 pub const SamplerConfig = sampler_file.Config;
 pub const Counters = engine_file.Counters;
+pub const AttendParameters = memory_ops.AttendParameters;

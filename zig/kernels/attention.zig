@@ -45,7 +45,11 @@ pub const Args = struct {
     /// Multiples of 32 for the quantised types.
     key_dim: usize,
     value_dim: usize,
+    /// Elements from one head's value to the next, where values are the beginnings of keys; 0 = `value_dim`.
+    value_stride_dim: usize = 0,
     scale: f32,
+    /// Whether f16 may be summed up as ggml's flash attention does (`attention_halves.zig`).
+    flash: bool = true,
     /// 0, or scores become `softcap * tanh(score / softcap)`.
     softcap: f32 = 0,
     /// A row that sees nothing gives zeros. Between the lowest and the highest position that the rows of a sequence
@@ -69,7 +73,8 @@ pub const Args = struct {
     }
 
     pub fn value_head(args: *const Args, kv_head: usize) [*]const u8 {
-        return args.v_data + kv_head * element.vector_bytes(args.v_type, args.value_dim);
+        const dim = if (args.value_stride_dim > 0) args.value_stride_dim else args.value_dim;
+        return args.v_data + kv_head * element.vector_bytes(args.v_type, dim);
     }
 
     /// The positions that a row sees and its sequence has; empty if the second is less than the first.

@@ -37,7 +37,7 @@ const dot_step = dot_vectors * dot_lanes;
 const DotVec = @Vector(dot_lanes, f32);
 
 pub fn suit(args: *const Args, first: usize, count: usize) bool {
-    if (args.k_type != .f16 or args.v_type != .f16 or count >= rows_end) return false;
+    if (!args.flash or args.k_type != .f16 or args.v_type != .f16 or count >= rows_end) return false;
     for (args.rows[first..][0..count]) |row| {
         const range = args.visible(row);
         if (@as(i64, range[1]) - range[0] >= cells_max) return false;

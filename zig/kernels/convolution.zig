@@ -16,6 +16,8 @@ pub const taps_max = 8;
 
 pub const Segment = @import("segment.zig").Segment;
 
+pub const StateType = enum { f32, f16 };
+
 /// Strides count floats.
 pub const Args = struct {
     /// One row per token.
@@ -30,8 +32,9 @@ pub const Args = struct {
     weight: [*]const f32,
     bias: ?[*]const f32 = null,
     silu: bool = false,
-    /// The first cell of the pool.
-    state: [*]f32,
+    /// The first cell of the pool; the stride counts numbers.
+    state: [*]u8,
+    state_type: StateType = .f32,
     state_cell_stride: usize,
     segments: []const Segment,
 };
@@ -80,10 +83,10 @@ fn channel_block(
     for (args.segments) |segment| {
         var history: [taps][vectors]V = undefined;
         inline for (0..taps - 1) |j| inline for (0..vectors) |v| {
-            history[j][v] = @splat(0);
-            if (segment.read_cell >= 0) {
-                history[j][v] = state_row(args, segment.read_cell, j, channel + v * width)[0..width].*;
-            }
+            history[j][v] = if (segment.read_cell >= 0)
+                load_state(width, args, segment.read_cell, j, channel + v * width)
+            else
+                @splat(0);
         };
         for (segment.first_row..segment.first_row + segment.rows) |row| {
             const x = args.x + row * args.x_row_stride + channel;
@@ -99,13 +102,32 @@ fn channel_block(
         }
         if (segment.write_cell < 0) continue;
         inline for (0..taps - 1) |j| inline for (0..vectors) |v| {
-            state_row(args, segment.write_cell, j, channel + v * width)[0..width].* = history[j][v];
+            store_state(width, args, segment.write_cell, j, channel + v * width, history[j][v]);
         };
     }
 }
 
-fn state_row(args: *const Args, cell: i32, j: usize, channel: usize) [*]f32 {
-    return args.state + @as(usize, @intCast(cell)) * args.state_cell_stride + j * args.channels + channel;
+fn state_index(args: *const Args, cell: i32, j: usize, channel: usize) usize {
+    return @as(usize, @intCast(cell)) * args.state_cell_stride + j * args.channels + channel;
+}
+
+inline fn load_state(comptime width: usize, args: *const Args, cell: i32, j: usize, channel: usize) @Vector(width, f32) {
+    const at = state_index(args, cell, j, channel);
+    switch (args.state_type) {
+        .f32 => return (@as([*]const f32, @ptrCast(@alignCast(args.state))) + at)[0..width].*,
+        .f16 => {
+            const halves: @Vector(width, f16) = (@as([*]const f16, @ptrCast(@alignCast(args.state))) + at)[0..width].*;
+            return @floatCast(halves);
+        },
+    }
+}
+
+inline fn store_state(comptime width: usize, args: *const Args, cell: i32, j: usize, channel: usize, value: @Vector(width, f32)) void {
+    const at = state_index(args, cell, j, channel);
+    switch (args.state_type) {
+        .f32 => (@as([*]f32, @ptrCast(@alignCast(args.state))) + at)[0..width].* = value,
+        .f16 => (@as([*]f16, @ptrCast(@alignCast(args.state))) + at)[0..width].* = @as(@Vector(width, f16), @floatCast(value)),
+    }
 }
 
 /// Turns `width` channels of `taps` weights each into a vector per tap.
@@ -148,7 +170,7 @@ const Fixture = struct {
             .weight = (try numbers(memory, random, channels * taps)).ptr,
             .bias = if (random.boolean()) (try numbers(memory, random, channels)).ptr else null,
             .silu = random.boolean(),
-            .state = state.ptr,
+            .state = @ptrCast(state.ptr),
             .state_cell_stride = cell_stride,
             .segments = segments,
         };
@@ -164,7 +186,7 @@ const Fixture = struct {
 
     /// Runs with `nth` threads, one after the other, from the same state.
     fn run(fixture: *Fixture, nth: usize) void {
-        @memcpy(fixture.args.state[0..fixture.state_before.len], fixture.state_before);
+        @memcpy(fixture.state_now(), fixture.state_before);
         for (0..nth) |ith| forward(&fixture.args, ith, nth);
     }
 
@@ -173,7 +195,7 @@ const Fixture = struct {
     }
 
     fn state_now(fixture: *const Fixture) []f32 {
-        return fixture.args.state[0..fixture.state_before.len];
+        return @as([*]f32, @ptrCast(@alignCast(fixture.args.state)))[0..fixture.state_before.len];
     }
 
     /// Compares outputs and states with the definition.

@@ -43,8 +43,8 @@ pub const Args = struct {
     c_row_stride: usize,
     /// The skip. `[heads]`; Mamba-1: `[head_dim * heads]`.
     d: ?[*]const f32 = null,
-    /// `[head_dim * heads]` per row.
-    out: [*]f32,
+    /// `[head_dim * heads]` per row; null = only the states are wanted, and `c` and `d` are not read.
+    out: ?[*]f32,
     out_row_stride: usize,
     /// The first cell of the pool; a cell is `[state_size, head_dim, heads]`, state fastest.
     state: [*]f32,
@@ -147,18 +147,35 @@ fn advance_segment(
         const last = done + tile.rows == segment.rows;
         const target: [*]f32 = if (last and to != null) to.? else &held;
         const group = head / (args.heads / args.groups);
-        const long = form == .mamba2 and args.state_size >= long_vectors * lanes;
-        var at: usize = 0;
-        while (long and at + 2 <= count) : (at += 2) {
-            advance_channels(form, 2, long_vectors, args, tile, group, channel, at, source, target);
-        }
-        while (!long and at + 4 <= count) : (at += 4) {
-            advance_channels(form, 4, short_vectors(form), args, tile, group, channel, at, source, target);
-        }
-        while (at < count) : (at += 1) {
-            advance_channels(form, 1, long_vectors, args, tile, group, channel, at, source, target);
-        }
-        write_out(form, args, tile, head, channel, count);
+        if (args.out) |out| {
+            advance_all(form, true, args, tile, group, channel, count, source, target);
+            write_out(form, args, out, tile, head, channel, count);
+        } else advance_all(form, false, args, tile, group, channel, count, source, target);
+    }
+}
+
+/// Takes all channels through the tile's tokens; their outputs are summed up only where they are wanted.
+fn advance_all(
+    comptime form: Form,
+    comptime outputs: bool,
+    args: *const Args,
+    tile: *Tile,
+    group: usize,
+    channel: usize,
+    count: usize,
+    source: ?[*]const f32,
+    target: [*]f32,
+) void {
+    const long = form == .mamba2 and args.state_size >= long_vectors * lanes;
+    var at: usize = 0;
+    while (long and at + 2 <= count) : (at += 2) {
+        advance_channels(form, outputs, 2, long_vectors, args, tile, group, channel, at, source, target);
+    }
+    while (!long and at + 4 <= count) : (at += 4) {
+        advance_channels(form, outputs, 4, short_vectors(form), args, tile, group, channel, at, source, target);
+    }
+    while (at < count) : (at += 1) {
+        advance_channels(form, outputs, 1, long_vectors, args, tile, group, channel, at, source, target);
     }
 }
 
@@ -223,6 +240,7 @@ fn fill_steps(args: *const Args, tile: *Tile, head: usize) void {
 /// Advances the states of `channels` channels, a piece of the state at a time.
 fn advance_channels(
     comptime form: Form,
+    comptime outputs: bool,
     comptime channels: usize,
     comptime wide: usize,
     args: *const Args,
@@ -245,14 +263,14 @@ fn advance_channels(
         .count = lanes,
     };
     while (piece.n + wide * lanes <= args.state_size) : (piece.n += wide * lanes) {
-        advance_piece(form, channels, wide, false, &piece);
+        advance_piece(form, outputs, channels, wide, false, &piece);
     }
     while (piece.n + lanes <= args.state_size) : (piece.n += lanes) {
-        advance_piece(form, channels, 1, false, &piece);
+        advance_piece(form, outputs, channels, 1, false, &piece);
     }
     if (piece.n == args.state_size) return;
     piece.count = args.state_size - piece.n;
-    advance_piece(form, channels, 1, true, &piece);
+    advance_piece(form, outputs, channels, 1, true, &piece);
 }
 
 /// Which numbers of the states are to be advanced.
@@ -277,6 +295,7 @@ const Piece = struct {
 /// Keeps `channels * vectors` vectors of state in registers over all tokens of the tile.
 fn advance_piece(
     comptime form: Form,
+    comptime outputs: bool,
     comptime channels: usize,
     comptime vectors: usize,
     comptime partial: bool,
@@ -299,11 +318,11 @@ fn advance_piece(
     for (0..tile.rows) |t| {
         const row = tile.first_row + t;
         const b = args.b + row * args.b_row_stride + shared;
-        const c = args.c + row * args.c_row_stride + shared;
+        const c = if (outputs) args.c + row * args.c_row_stride + shared else undefined;
         var y: [channels][sums_max]Vec = @splat(@splat(@splat(0)));
         inline for (0..vectors) |v| {
             const b_v = piece.load(partial, b + v * lanes);
-            const c_v = piece.load(partial, c + v * lanes);
+            const c_v = if (outputs) piece.load(partial, c + v * lanes) else undefined;
             inline for (0..channels) |i| {
                 const decay: Vec = switch (form) {
                     .mamba1 => vector.exp(vector.splat(tile.step[t][piece.at + i]) * a[i][v]),
@@ -311,9 +330,10 @@ fn advance_piece(
                 };
                 const input = vector.splat(tile.input[t][piece.at + i]) * b_v;
                 s[i][v] = vector.fma(s[i][v], decay, input);
-                y[i][v % sums_max] = vector.fma(s[i][v], c_v, y[i][v % sums_max]);
+                if (outputs) y[i][v % sums_max] = vector.fma(s[i][v], c_v, y[i][v % sums_max]);
             }
         }
+        if (!outputs) continue;
         var whole: [4]Vec = @splat(@splat(0));
         inline for (0..channels) |i| whole[i] = (y[i][0] + y[i][2]) + (y[i][1] + y[i][3]);
         const sums: [4]f32 = vector.sum_four(whole);
@@ -328,6 +348,7 @@ fn advance_piece(
 fn write_out(
     comptime form: Form,
     args: *const Args,
+    to: [*]f32,
     tile: *const Tile,
     head: usize,
     channel: usize,
@@ -340,7 +361,7 @@ fn write_out(
     for (0..tile.rows) |t| {
         const row = tile.first_row + t;
         const x = load_row(args.x + row * args.x_row_stride + channel, count);
-        const out = args.out + row * args.out_row_stride + channel;
+        const out = to + row * args.out_row_stride + channel;
         const y: Tile.Row = tile.y[t];
         const all: [tile_channels]f32 = if (args.d != null) y + skip * x else y;
         if (count == tile_channels) {
@@ -424,7 +445,7 @@ const Fixture = struct {
     }
 
     fn out(fixture: *const Fixture) []f32 {
-        return fixture.args.out[0 .. fixture.rows * fixture.args.out_row_stride];
+        return fixture.args.out.?[0 .. fixture.rows * fixture.args.out_row_stride];
     }
 
     fn state_now(fixture: *const Fixture) []f32 {
@@ -461,7 +482,7 @@ const Fixture = struct {
                     s.* = @exp(dt * a) * s.* + dt * x * args.b[row * args.b_row_stride + shared + n];
                     y += s.* * args.c[row * args.c_row_stride + shared + n];
                 }
-                distance.add(y, args.out[row * args.out_row_stride + channel]);
+                distance.add(y, args.out.?[row * args.out_row_stride + channel]);
             }
             if (segment.write_cell < 0) continue;
             @memcpy(states[cell_at(args, segment.write_cell, channel)..][0..size], current);

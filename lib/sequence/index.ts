@@ -1,0 +1,2 @@
+export { Sequence, type FeedOptions, type FeedRequest, type FeedResult } from "./sequence.ts";
+export { Snapshot } from "./snapshot.ts";

@@ -1,0 +1,222 @@
+import { StrataError } from "../errors.ts";
+import type { BatchMark, BatchRequest, NativeEngine, SequenceTask } from "../native/engine.ts";
+import type { Scheduler } from "../schedule/scheduler.ts";
+import { Snapshot } from "./snapshot.ts";
+
+export interface FeedOptions {
+  /** Of which tokens the logits are wanted. Default "last". */
+  readonly logits?: "none" | "last" | "all";
+  /** Positions at which snapshots are taken on the way: each is of the sequence before the token at that position. */
+  readonly snapshots?: readonly number[];
+  /** The position that the first token is believed to take. Where it is not the sequence's next one, that is an error. */
+  readonly position?: number;
+}
+
+/** What one sequence is fed in a batch. */
+export interface FeedRequest extends FeedOptions {
+  readonly sequence: Sequence;
+  readonly tokens: readonly number[];
+}
+
+export interface FeedResult {
+  /** The logits that were wanted, `[vocabulary]` each, in the order of their tokens. */
+  readonly logits: readonly Float32Array[];
+  /** The snapshots that were wanted, in the order in which they were. */
+  readonly snapshots: readonly Snapshot[];
+}
+
+/** What sequences work with; the model's. */
+export interface SequenceHost {
+  readonly engine: NativeEngine;
+  readonly scheduler: Scheduler;
+}
+
+/**
+ * One sequence of tokens in a model's memory. Positions count from 0; ranges are `[p0, p1)`, and a negative bound means
+ * the start or the end. What a memory cannot do is refused with an error of code "refused" that names it, and then
+ * nothing has changed. Dispose of a sequence (`using`) to free what it holds.
+ */
+export class Sequence implements Disposable {
+  private number: number | undefined;
+  private pending: Promise<unknown> = Promise.resolve();
+
+  /** For the SDK; use `model.sequence()`. */
+  constructor(
+    private readonly host: SequenceHost,
+    number: number,
+  ) {
+    this.number = number;
+  }
+
+  /** The sequence's number in the library. */
+  get index(): number {
+    if (this.number === undefined) throw new StrataError("closed", "this sequence was disposed of");
+    return this.number;
+  }
+
+  /** The position that the next token takes. */
+  get position(): number {
+    return this.host.engine.bounds(this.index).end;
+  }
+
+  /** The first position that every memory still holds; -1 where the sequence is empty. */
+  get minPosition(): number {
+    const { min, end } = this.host.engine.bounds(this.index);
+    return end === 0 ? -1 : min;
+  }
+
+  /** The last position; -1 where the sequence is empty. */
+  get maxPosition(): number {
+    return this.position - 1;
+  }
+
+  /** The tokens that it was fed, without those that were removed. */
+  get tokens(): number[] {
+    return this.host.engine.tokens(this.index);
+  }
+
+  /** Feeds tokens and resolves to the wanted logits. A batch that fails or is cancelled leaves the sequence as it was. */
+  async feed(tokens: readonly number[], options: FeedOptions & { readonly signal?: AbortSignal } = {}): Promise<FeedResult> {
+    const { signal, ...request } = options;
+    const [result] = await feedTogether(this.host, [{ ...request, sequence: this, tokens }], signal);
+    return result as FeedResult;
+  }
+
+  /** Removes positions `[p0, p1)`. A whole sequence always can be; a tail, where every memory can go back that far. */
+  remove(p0 = -1, p1 = -1): void {
+    this.host.engine.remove(this.index, p0, p1);
+  }
+
+  /** Takes back the last `count` tokens. Exact, or refused. */
+  rollback(count: number): void {
+    const { position } = this;
+    if (!Number.isSafeInteger(count) || count < 0 || count > position) {
+      throw new StrataError("invalid_argument", `${count} tokens cannot be taken back of ${position}`);
+    }
+    if (count > 0) this.remove(position - count, -1);
+  }
+
+  /** Removes everything. */
+  clear(): void {
+    this.host.engine.clear(this.index);
+  }
+
+  /** Another sequence that holds the same, or positions `[p0, p1)` of it. Memory is shared until one of them changes it. */
+  copy(p0 = -1, p1 = -1): Sequence {
+    const { scheduler } = this.host;
+    const copy = new Sequence(this.host, scheduler.take());
+    try {
+      this.copyTo(copy, p0, p1);
+      return copy;
+    } catch (error) {
+      copy.dispose();
+      throw error;
+    }
+  }
+
+  /** Makes another sequence hold what this one holds; what it held before goes. */
+  copyTo(destination: Sequence, p0 = -1, p1 = -1): void {
+    this.host.engine.copy(this.index, destination.index, p0, p1);
+  }
+
+  /** Removes everything from all other sequences of the model. */
+  keep(): void {
+    this.host.engine.keep(this.index);
+  }
+
+  /**
+   * Moves positions `[p0, p1)` by `distance`. Keys are turned on where rotary embedding is used. States of recurrent
+   * layers move only with the whole sequence.
+   */
+  shift(p0: number, p1: number, distance: number): Promise<void> {
+    return this.task({ kind: "shift", from: p0, to: p1, amount: distance });
+  }
+
+  /** Divides positions `[p0, p1)` by `divisor`, rounding down. Refused where a layer has states. */
+  divide(p0: number, p1: number, divisor: number): Promise<void> {
+    return this.task({ kind: "divide", from: p0, to: p1, amount: divisor });
+  }
+
+  /** A snapshot of the sequence as it is: it can be restored to any sequence of the model, any number of times. */
+  async snapshot(): Promise<Snapshot> {
+    const snapshot = new Snapshot(this.host.engine);
+    try {
+      await this.task({ kind: "takeSnapshot", snapshot: snapshot.handle });
+      return snapshot;
+    } catch (error) {
+      snapshot.dispose();
+      throw error;
+    }
+  }
+
+  /** Makes the sequence hold what a snapshot holds; what it held before goes. */
+  restore(snapshot: Snapshot): void {
+    this.host.engine.restoreSnapshot(snapshot.handle, this.index);
+  }
+
+  /** Frees what the sequence holds, and its place for others. */
+  dispose(): void {
+    const { number } = this;
+    if (number === undefined) return;
+    this.number = undefined;
+    // What still runs with it must end first.
+    void this.pending.then(
+      () => this.host.scheduler.release(number),
+      () => this.host.scheduler.release(number),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** For the SDK: work that must end before the sequence is given back. */
+  hold<T>(work: Promise<T>): Promise<T> {
+    this.pending = Promise.allSettled([this.pending, work]);
+    return work;
+  }
+
+  private task(task: Omit<SequenceTask, "sequence">): Promise<void> {
+    for (const name of ["from", "to", "amount"] as const) {
+      const value = task[name] ?? 0;
+      if (Number.isSafeInteger(value) && Math.abs(value) < 2 ** 31) continue;
+      throw new StrataError("invalid_argument", `a position or distance is ${value}; give whole numbers`);
+    }
+    return this.hold(this.host.scheduler.task({ ...task, sequence: this.index }));
+  }
+}
+
+/** Feeds several sequences in one batch, which only the batch limit cuts. */
+export async function feedTogether(
+  host: SequenceHost,
+  requests: readonly FeedRequest[],
+  signal: AbortSignal | undefined,
+): Promise<FeedResult[]> {
+  const { engine, scheduler } = host;
+  const snapshots: Snapshot[][] = [];
+  const marks: BatchMark[] = [];
+  const lowered = requests.map((request): BatchRequest => {
+    const { sequence, tokens, logits = "last", position } = request;
+    if (tokens.length > 0) scheduler.checkPrompt(tokens);
+    const own = { sequence: sequence.index, tokens, logits };
+    return position === undefined ? own : { ...own, position };
+  });
+  try {
+    for (const [index, { snapshots: wanted = [] }] of requests.entries()) {
+      const own: Snapshot[] = [];
+      snapshots.push(own);
+      for (const position of wanted) {
+        const snapshot = new Snapshot(engine);
+        own.push(snapshot);
+        marks.push({ request: index, position, snapshot: snapshot.handle });
+      }
+    }
+    const work = scheduler.feed(lowered, marks, signal);
+    for (const { sequence } of requests) void sequence.hold(work).catch(() => undefined);
+    const logits = await work;
+    return logits.map((rows, index) => ({ logits: rows, snapshots: snapshots[index] ?? [] }));
+  } catch (error) {
+    for (const snapshot of snapshots.flat()) snapshot.dispose();
+    throw error;
+  }
+}

@@ -1,0 +1,289 @@
+//! What a declaration takes, before anything is allocated: which memories share a pool, how many cells each pool has and
+//! what for, and bytes. `Memory` allocates by these figures, so they are exact.
+
+const std = @import("std");
+const assert = std.debug.assert;
+const c = @import("ggml");
+const status = @import("status.zig");
+const declaration = @import("declaration.zig");
+const attention_pool = @import("attention_pool.zig");
+const recurrent_pool = @import("recurrent_pool.zig");
+const AttentionPool = attention_pool.AttentionPool;
+const RecurrentPool = recurrent_pool.RecurrentPool;
+const MemoryDeclaration = declaration.MemoryDeclaration;
+
+pub const Config = struct {
+    sequences: u32,
+    /// Positions that one sequence may reach.
+    context: u32,
+    /// Most tokens of one sub-batch.
+    batch: u32,
+    /// Tokens that can be taken back from the end of any sequence.
+    rollback: u32 = 0,
+    /// What snapshots may take.
+    snapshot_bytes: u64 = 0,
+    /// Attention cells of all sequences together; 0 = as many as each could fill.
+    cells: u32 = 0,
+    /// Each sequence has cells of its own, and copies instead of sharing.
+    separate: bool = false,
+    /// Windows keep all positions and only mask.
+    whole_windows: bool = false,
+};
+
+/// What one declared memory takes. Crosses the ABI.
+pub const Share = extern struct {
+    pool: i32,
+    /// How tokens are taken back of a recurrent memory (`Method`); 0 for attention, which cuts cells off.
+    method: i32,
+    cells: i32,
+    padding: i32 = 0,
+    bytes_per_cell: f64,
+    /// All of it; the next two are parts of this.
+    bytes: f64,
+    rollback_bytes: f64,
+    snapshot_bytes: f64,
+};
+
+/// What all memories take together. Crosses the ABI.
+pub const Totals = extern struct {
+    bytes: f64,
+    /// What one snapshot is counted as, and how many there is room for.
+    bytes_per_snapshot: f64,
+    snapshots: f64,
+};
+
+pub const PoolConfig = union(declaration.Kind) {
+    attention: AttentionPool.Config,
+    recurrent: RecurrentPool.Config,
+
+    pub fn cell_count(config: PoolConfig) u32 {
+        return switch (config) {
+            .attention => |attention| AttentionPool.block_count(attention) * attention_pool.block_cells,
+            .recurrent => |recurrent| RecurrentPool.cell_count_for(recurrent),
+        };
+    }
+
+    /// Cells that one snapshot may come to hold alone.
+    fn snapshot_cells(config: PoolConfig) u32 {
+        return switch (config) {
+            .attention => |attention| AttentionPool.snapshot_blocks(attention) * attention_pool.block_cells,
+            .recurrent => 1,
+        };
+    }
+
+    fn without_rollback(config: PoolConfig) PoolConfig {
+        var other = config;
+        switch (other) {
+            .attention => |*attention| attention.rollback = 0,
+            .recurrent => |*recurrent| recurrent.method = .none,
+        }
+        return other;
+    }
+
+    fn set_snapshots(config: *PoolConfig, count: u32) void {
+        switch (config.*) {
+            inline else => |*pool| pool.snapshots = count,
+        }
+    }
+};
+
+/// Every tensor starts on a cache line.
+pub const alignment = 64;
+
+const snapshots_max = 1 << 14;
+
+pub const Layout = struct {
+    gpa: std.mem.Allocator,
+    /// Of each declared memory, its pool.
+    pool_of: []u32,
+    pools: []PoolConfig,
+    snapshots: u32,
+    bytes_per_snapshot: u64,
+
+    pub fn init(gpa: std.mem.Allocator, declarations: []const MemoryDeclaration, config: Config) status.Error!Layout {
+        try declaration.check(declarations);
+        const pool_of = try gpa.alloc(u32, declarations.len);
+        errdefer gpa.free(pool_of);
+        var pools: std.ArrayList(PoolConfig) = .empty;
+        errdefer pools.deinit(gpa);
+        for (declarations, 0..) |d, i| {
+            if (d.shared_from >= 0) {
+                pool_of[i] = pool_of[@intCast(d.shared_from)];
+                continue;
+            }
+            pool_of[i] = for (declarations[0..i], pool_of[0..i]) |other, pool| {
+                if (other.shared_from < 0 and same_pool(d, other, config)) break pool;
+            } else added: {
+                try pools.append(gpa, pool_config(d, config));
+                break :added @intCast(pools.items.len - 1);
+            };
+        }
+        var layout: Layout = .{
+            .gpa = gpa,
+            .pool_of = pool_of,
+            .pools = try pools.toOwnedSlice(gpa),
+            .snapshots = 0,
+            .bytes_per_snapshot = 0,
+        };
+        layout.count_snapshots(declarations, config.snapshot_bytes);
+        return layout;
+    }
+
+    pub fn deinit(layout: *Layout) void {
+        layout.gpa.free(layout.pool_of);
+        layout.gpa.free(layout.pools);
+        layout.* = undefined;
+    }
+
+    fn count_snapshots(layout: *Layout, declarations: []const MemoryDeclaration, budget: u64) void {
+        for (declarations, layout.pool_of) |d, pool| {
+            if (d.shared_from >= 0) continue;
+            layout.bytes_per_snapshot += layout.pools[pool].snapshot_cells() * cell_bytes(d);
+        }
+        if (layout.bytes_per_snapshot == 0) return;
+        layout.snapshots = @intCast(@min(snapshots_max, budget / layout.bytes_per_snapshot));
+        for (layout.pools) |*pool| pool.set_snapshots(layout.snapshots);
+    }
+
+    /// Bytes of every declared memory.
+    pub fn measure(layout: *const Layout, declarations: []const MemoryDeclaration, shares: []Share) Totals {
+        var total: f64 = 0;
+        for (declarations, layout.pool_of, shares) |d, index, *share| {
+            const pool = layout.pools[index];
+            const cells = pool.cell_count();
+            share.* = .{
+                .pool = @intCast(index),
+                .method = if (pool == .recurrent) @backingInt(pool.recurrent.method) else 0,
+                .cells = @intCast(cells),
+                .bytes_per_cell = 0,
+                .bytes = 0,
+                .rollback_bytes = 0,
+                .snapshot_bytes = 0,
+            };
+            if (d.shared_from >= 0) continue;
+            const each: f64 = @floatFromInt(cell_bytes(d));
+            share.bytes_per_cell = each;
+            for (columns(d)) |column| share.bytes += @floatFromInt(aligned(column.bytes() * cells));
+            const log: f64 = @floatFromInt(aligned(layout.log_bytes(d, index)));
+            share.bytes += log;
+            const spared: f64 = @floatFromInt(cells - pool.without_rollback().cell_count());
+            share.rollback_bytes = spared * each + log;
+            share.snapshot_bytes = @as(f64, @floatFromInt(layout.snapshots * pool.snapshot_cells())) * each;
+            total += share.bytes;
+        }
+        return .{
+            .bytes = total,
+            .bytes_per_snapshot = @floatFromInt(layout.bytes_per_snapshot),
+            .snapshots = @floatFromInt(layout.snapshots),
+        };
+    }
+
+    /// Rows of the log of a declared memory, over all sequences.
+    pub fn log_rows(layout: *const Layout, pool: u32) u32 {
+        return switch (layout.pools[pool]) {
+            .attention => 0,
+            .recurrent => |recurrent| RecurrentPool.log_rows(recurrent) * recurrent.sequences,
+        };
+    }
+
+    fn log_bytes(layout: *const Layout, d: MemoryDeclaration, pool: u32) usize {
+        return @as(usize, layout.log_rows(pool)) * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
+    }
+};
+
+fn aligned(bytes: usize) usize {
+    return std.mem.alignForward(usize, bytes, alignment);
+}
+
+pub const Column = struct {
+    type: c.ggml_type = c.GGML_TYPE_F32,
+    elements: i64 = 0,
+
+    fn bytes(column: Column) usize {
+        return if (column.elements == 0) 0 else c.ggml_row_size(column.type, column.elements);
+    }
+};
+
+/// The tensors of a declaration: what one cell of each holds.
+pub fn columns(d: MemoryDeclaration) [declaration.states_max]Column {
+    var result: [declaration.states_max]Column = @splat(.{});
+    switch (d.kind) {
+        .attention => {
+            result[0] = .{ .type = @intCast(d.key_type), .elements = @as(i64, d.heads) * d.key_dim };
+            result[1] = .{ .type = @intCast(d.value_type), .elements = @as(i64, d.heads) * d.value_dim };
+        },
+        .recurrent => for (
+            result[0..@intCast(d.state_count)],
+            d.state_elements[0..@intCast(d.state_count)],
+            d.state_types[0..@intCast(d.state_count)],
+        ) |*column, elements, kind| {
+            column.* = .{ .type = @intCast(kind), .elements = elements };
+        },
+    }
+    return result;
+}
+
+fn cell_bytes(d: MemoryDeclaration) usize {
+    var total: usize = 0;
+    for (columns(d)) |column| total += column.bytes();
+    return total;
+}
+
+/// Memories that keep the same positions, and go back in the same way, share a pool.
+fn same_pool(a: MemoryDeclaration, b: MemoryDeclaration, config: Config) bool {
+    if (a.kind != b.kind or a.extent != b.extent or a.window != b.window) return false;
+    return a.kind == .attention or method(a, config) == method(b, config);
+}
+
+/// Whichever takes less: the states themselves, or one state and a log of two rows for each token to be taken back.
+fn method(d: MemoryDeclaration, config: Config) recurrent_pool.Method {
+    if (config.rollback == 0) return .none;
+    const state = cell_bytes(d);
+    const log = state + 2 * config.rollback * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
+    const exact = for (d.state_types[0..@intCast(d.state_count)]) |kind| {
+        if (kind != c.GGML_TYPE_F32) break false;
+    } else true;
+    return if (d.inputs > 0 and exact and log < config.rollback * state) .log else .kept;
+}
+
+fn pool_config(d: MemoryDeclaration, config: Config) PoolConfig {
+    return switch (d.kind) {
+        .attention => .{ .attention = .{
+            .extent = d.extent,
+            .window = @intCast(d.window),
+            .sequences = config.sequences,
+            .context = config.context,
+            .batch = config.batch,
+            .rollback = config.rollback,
+            .cells = config.cells,
+            .separate = config.separate,
+            .whole = config.whole_windows,
+        } },
+        .recurrent => .{ .recurrent = .{
+            .sequences = config.sequences,
+            .method = method(d, config),
+            .rollback = config.rollback,
+        } },
+    };
+}
+
+test "what a rollback takes is chosen by size and listed" {
+    const gpa = std.testing.allocator;
+    var declarations = [_]MemoryDeclaration{
+        .{ .layer = 0, .kind = .recurrent, .state_count = 2, .state_elements = .{ 30, 640, 0, 0, 0, 0, 0, 0 }, .inputs = 12 },
+        .{ .layer = 1, .kind = .recurrent, .state_count = 1, .state_elements = .{ 30, 0, 0, 0, 0, 0, 0, 0 }, .inputs = 30 },
+        .{ .layer = 2, .kind = .attention, .heads = 2, .key_dim = 8, .value_dim = 8, .extent = .sliding, .window = 32 },
+    };
+    var shares: [3]Share = undefined;
+    var layout: Layout = try .init(gpa, &declarations, .{ .sequences = 2, .context = 256, .batch = 32, .rollback = 16, .snapshot_bytes = 50_000 });
+    defer layout.deinit();
+    const totals = layout.measure(&declarations, &shares);
+    try std.testing.expectEqual(3, layout.pools.len);
+    try std.testing.expectEqual(@backingInt(recurrent_pool.Method.log), shares[0].method);
+    try std.testing.expectEqual(@backingInt(recurrent_pool.Method.kept), shares[1].method);
+    // One state and 32 rows for each of two sequences.
+    try std.testing.expectEqual(2 * (670 + 32 * 12) * 4, shares[0].rollback_bytes);
+    try std.testing.expectEqual(2 * 16 * 30 * 4, shares[1].rollback_bytes);
+    try std.testing.expectEqual(@floor(50_000 / totals.bytes_per_snapshot), totals.snapshots);
+    try std.testing.expectEqual(totals.bytes, shares[0].bytes + shares[1].bytes + shares[2].bytes);
+}
