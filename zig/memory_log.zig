@@ -46,7 +46,8 @@ pub const Recipe = struct {
     /// Where an input is found again: in the convolution's output, if it is a view of that, or else in the log.
     pub fn source(recipe: *Recipe, tensor: *const Tensor) Source {
         if (recipe.convolved) |node| {
-            if (tensor.view_src == node and tensor.nb[1] == node.nb[1]) return .{ .convolved = tensor.view_offs / @sizeOf(f32) };
+            const same_rows = tensor.ne[1] == 1 or tensor.nb[1] == node.nb[1];
+            if (tensor.view_src == node and same_rows) return .{ .convolved = tensor.view_offs / @sizeOf(f32) };
         }
         const width: usize = @intCast(tensor.ne[0]);
         defer recipe.columns += width;
