@@ -30,7 +30,7 @@ pub const Piece = struct {
     count: u32,
     position: i32,
 
-    fn end(piece: Piece) i32 {
+    pub fn end(piece: Piece) i32 {
         return piece.position + @as(i32, @intCast(piece.count));
     }
 
@@ -721,34 +721,22 @@ pub const AttentionPool = struct {
         }
     }
 
-    // ---- reading and restoring a holder's cells ----
+    // ---- restoring ----
 
-    /// The cells of a holder in the order of their positions.
-    pub fn cells_of(pool: *const AttentionPool, holder: u32) []const Piece {
-        return pool.holders[holder].pieces.items;
+    /// A block to be filled from elsewhere: any, or with separate streams one of a holder's own.
+    pub fn take_block(pool: *AttentionPool, holder: ?u32) ?Block {
+        return pool.blocks.take_in(if (holder) |h| pool.region(h) else .{ .begin = 0, .end = pool.blocks.count_total() }, null);
     }
 
-    /// Gives an empty holder cells for the given pieces (their blocks are chosen here). Fails where there is no room.
-    pub fn restore(
-        pool: *AttentionPool,
-        holder: u32,
-        positions: []const Piece,
-        dropped: i32,
-        end: i32,
-        value: Stamp,
-    ) error{ OutOfMemory, Full }!void {
+    /// Makes an empty holder own pieces of blocks that somebody owns.
+    pub fn adopt(pool: *AttentionPool, holder: u32, pieces: []const Piece, dropped: i32, end: i32, value: Stamp) error{OutOfMemory}!void {
         const h = &pool.holders[holder];
         assert(h.pieces.items.len == 0);
-        errdefer pool.clear(holder);
-        for (positions) |wanted| {
-            try h.pieces.ensureUnusedCapacity(pool.gpa, 1);
-            const previous = if (h.pieces.getLastOrNull()) |last| last.block else null;
-            const block = pool.blocks.take_in(pool.region(holder), previous) orelse return error.Full;
-            pool.blocks.filled[block] = wanted.count;
-            h.pieces.appendAssumeCapacity(.{ .block = block, .offset = 0, .count = wanted.count, .position = wanted.position });
-        }
+        try h.pieces.appendSlice(pool.gpa, pieces);
+        for (pieces) |piece| pool.blocks.retain(piece.block);
         h.dropped = dropped;
         h.stamp = value;
+        h.end = end;
         pool.find_ends(h, end);
     }
 };

@@ -12,6 +12,7 @@ const memory_file = @import("memory.zig");
 const memory_layout = @import("memory_layout.zig");
 const memory_log = @import("memory_log.zig");
 const memory_turn = @import("memory_turn.zig");
+const memory_state = @import("memory_state.zig");
 const memory_ops = @import("memory_ops.zig");
 const tensor_data = @import("tensor_data.zig");
 const graph_file = @import("graph.zig");
@@ -116,6 +117,9 @@ pub const Counters = extern struct {
     graphs_reused: f64 = 0,
     memory_bytes: f64 = 0,
     compute_bytes: f64 = 0,
+    /// What ggml's operations, and our kernels on all threads, have to work in.
+    work_bytes: f64 = 0,
+    scratch_bytes: f64 = 0,
     /// Attention blocks and recurrent cells that nobody owns.
     free_blocks: f64 = 0,
     free_cells: f64 = 0,
@@ -139,6 +143,32 @@ pub const Task = extern struct {
     pub const Kind = enum(i32) { none = 0, shift = 1, divide = 2, take_snapshot = 3 };
 };
 
+/// A holder by its number for foreigners. Crosses the ABI.
+pub const HolderRef = extern struct {
+    /// 0 = a sequence.
+    is_snapshot: u32,
+    /// The sequence's number, or the snapshot's handle.
+    number: u32,
+    /// Of a snapshot: the index of its sequence in the list.
+    of: u32,
+};
+
+/// A state to be written or read by the engine's thread.
+pub const StateWork = struct {
+    holders: []const HolderRef,
+    action: union(enum) { save: []const u8, restore: *SharedState },
+
+    pub fn deinit(work: *StateWork, gpa: std.mem.Allocator) void {
+        gpa.free(work.holders);
+        switch (work.action) {
+            .save => |path| gpa.free(path),
+            .restore => |state| state.release(),
+        }
+    }
+};
+
+pub const SharedState = Shared(memory_state.State);
+
 pub const Job = struct {
     id: u32,
     tokens: std.ArrayList(i32),
@@ -147,6 +177,7 @@ pub const Job = struct {
     marks: []const batch_file.MarkRequest = &.{},
     /// Instead of a batch.
     task: ?Task = null,
+    state: ?StateWork = null,
     samplers: []?*SharedSampler,
     /// Steps to run: the batch itself, then one token for each sequence, until this many, a stop token or an interrupt.
     steps_max: u32,
@@ -159,6 +190,7 @@ pub const Job = struct {
         gpa.free(job.samplers);
         gpa.free(job.requests);
         gpa.free(job.marks);
+        if (job.state) |*state| state.deinit(gpa);
         job.tokens.deinit(gpa);
         gpa.destroy(job);
     }
@@ -221,6 +253,7 @@ pub const Engine = struct {
         const is_dry = config.has(Config.Flags.dry);
         if (!model.value.loaded and !is_dry) return status.fail(error.Refused, "the model's weights are not loaded yet", .{});
         if (config.has(Config.Flags.no_flash)) try refuse_quantised(declarations);
+        if (is_dry and !model.value.loaded) try model.value.stand_in();
         const self = try gpa.create(Engine);
         errdefer gpa.destroy(self);
         var memory: Memory = try .init(gpa, declarations, config.memory(), !is_dry);
@@ -238,7 +271,7 @@ pub const Engine = struct {
         errdefer gpa.free(scratch);
         @memset(scratch, &.{});
 
-        var parameters = c.ggml_threadpool_params_default(config.threads);
+        var parameters = c.ggml_threadpool_params_default(if (is_dry) 1 else config.threads);
         parameters.poll = @intCast(config.poll);
         const threadpool = c.ggml_threadpool_new(&parameters) orelse {
             return status.fail(error.OutOfMemory, "{d} compute threads could not be started", .{threads});
@@ -329,6 +362,9 @@ pub const Engine = struct {
     fn mark_busy(self: *Engine, job: *const Job, is_busy: bool) void {
         for (job.requests) |request| self.add_busy(request.sequence, is_busy);
         if (job.task) |task| self.add_busy(task.sequence, is_busy);
+        if (job.state) |state| for (state.holders) |holder| {
+            if (holder.is_snapshot == 0) self.add_busy(@intCast(holder.number), is_busy);
+        };
     }
 
     fn add_busy(self: *Engine, sequence: i32, is_busy: bool) void {
@@ -339,6 +375,7 @@ pub const Engine = struct {
     fn check_job(self: *const Engine, job: *const Job) status.Error!void {
         if (self.config.has(Config.Flags.dry)) return status.fail(error.Refused, "this engine only measures", .{});
         if (job.task) |task| return self.check_task(task);
+        if (job.state) |state| return self.check_holders(state.holders);
         if (job.requests.len == 0) return status.fail(error.InvalidArgument, "a batch needs at least one sequence", .{});
         for (job.requests, job.samplers) |request, sampler| {
             if (request.sequence < 0 or request.sequence >= self.config.sequences) {
@@ -373,6 +410,16 @@ pub const Engine = struct {
         _ = try self.memory.check_sequence(task.sequence);
         if (task.kind == .divide and task.amount < 1) {
             return status.fail(error.InvalidArgument, "positions cannot be divided by {d}; give a whole number from 1 up", .{task.amount});
+        }
+    }
+
+    fn check_holders(self: *const Engine, holders: []const HolderRef) status.Error!void {
+        if (holders.len == 0) return status.fail(error.InvalidArgument, "a state needs at least one sequence", .{});
+        for (holders) |holder| {
+            if (holder.is_snapshot == 0) _ = try self.memory.check_sequence(@intCast(@min(holder.number, std.math.maxInt(i32))));
+            if (holder.of >= holders.len or holders[holder.of].is_snapshot != 0) {
+                return status.fail(error.InvalidArgument, "a snapshot of a state belongs to one of its sequences", .{});
+            }
         }
     }
 
@@ -540,6 +587,7 @@ pub const Engine = struct {
     fn run(self: *Engine, job: *Job) status.Error!void {
         if (job.is_cancelled) return status.fail(error.Cancelled, "cancelled before it began", .{});
         if (job.task) |task| return self.run_task(task);
+        if (job.state) |*state| return self.run_state(state);
         self.begin_logits(job);
         var step: u32 = 0;
         while (true) {
@@ -702,6 +750,37 @@ pub const Engine = struct {
         }
     }
 
+    /// Saves or restores. The books are held for as long: what is written must belong together.
+    fn run_state(self: *Engine, work: *const StateWork) status.Error!void {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        const fingerprint = self.model.value.file.value.inner.fingerprint();
+        const saved = try self.gpa.alloc(memory_state.Saved, work.holders.len);
+        defer self.gpa.free(saved);
+        const targets = try self.gpa.alloc(u32, work.holders.len);
+        defer self.gpa.free(targets);
+        for (work.holders, saved, targets, 0..) |holder, *one, *target, index| {
+            if (holder.is_snapshot == 0) try self.resolve(holder.number);
+            target.* = if (holder.is_snapshot == 0) holder.number else try self.memory.snapshot_holder(holder.number);
+            one.* = .{ .holder = target.*, .info = .{
+                .is_snapshot = holder.is_snapshot,
+                .of = if (holder.is_snapshot == 0) @intCast(index) else holder.of,
+                .position = self.memory.bounds_of(target.*).end,
+                .tokens = self.memory.histories[target.*].len(),
+            } };
+        }
+        switch (work.action) {
+            .save => |path| try memory_state.save(self.gpa, &self.memory, path, fingerprint, saved, &self.cancel),
+            .restore => |state| {
+                for (saved) |one| if (one.info.tokens > 0) {
+                    return status.fail(error.Refused, "a state is restored to empty sequences", .{});
+                };
+                const vocabulary: u32 = @intCast(self.config.vocabulary);
+                try memory_state.restore(self.gpa, &self.memory, &state.value, fingerprint, vocabulary, targets);
+            },
+        }
+    }
+
     /// Makes a sequence's states be what they stand for, if they were only taken back to.
     pub fn resolve(self: *Engine, sequence: u32) status.Error!void {
         for (self.memory.pools, 0..) |*pool, index| if (pool.* == .recurrent) {
@@ -798,12 +877,14 @@ pub const Engine = struct {
             self.gpa.free(self.work);
             self.work = &.{};
             self.work = try self.gpa.alignedAlloc(u8, .@"64", finished.plan.work_size);
+            self.counters.work_bytes = @floatFromInt(self.work.len);
         }
         for (self.scratch) |*piece| {
             if (piece.len >= graph.builder.scratch_bytes) continue;
             self.gpa.free(piece.*);
             piece.* = &.{};
             piece.* = try self.gpa.alignedAlloc(u8, .@"64", graph.builder.scratch_bytes);
+            self.counters.scratch_bytes = @floatFromInt(self.scratch.len * piece.len);
         }
     }
 

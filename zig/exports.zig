@@ -23,6 +23,7 @@ const models = @import("boundary/models.zig");
 const engines = @import("boundary/engines.zig");
 const sequences = @import("boundary/sequences.zig");
 const snapshots = @import("boundary/snapshots.zig");
+const states = @import("boundary/states.zig");
 const samplers = @import("boundary/samplers.zig");
 const graphs = @import("boundary/graphs.zig");
 
@@ -118,6 +119,11 @@ pub const functions = struct {
     /// Declares the file's tensor `tensor` as a weight for one use (`Use`).
     pub fn strata_model_weight(model: u32, tensor: u32, use: i32, out: *i32) callconv(.c) i32 {
         return code(models.add_weight(model, tensor, use, out));
+    }
+
+    /// What the declared weights take.
+    pub fn strata_model_info(model: u32, out: *structs.ModelInfo) callconv(.c) i32 {
+        return code(models.info(model, out));
     }
 
     /// Loads on a thread of its own; `progress` events follow, then `done`.
@@ -233,6 +239,50 @@ pub const functions = struct {
 
     pub fn strata_snapshot_info(engine: u32, snapshot: u32, out: *structs.SnapshotInfo) callconv(.c) i32 {
         return code(snapshots.info(engine, snapshot, out));
+    }
+
+    // ---- saved states ----
+
+    /// Writes sequences and snapshots of them to a file, all or nothing; `done` follows.
+    pub fn strata_engine_save(
+        engine: u32,
+        job: u32,
+        path: [*]const u8,
+        length: u32,
+        holders: [*]const structs.HolderRef,
+        count: u32,
+    ) callconv(.c) i32 {
+        return code(states.save(engine, job, path[0..length], holders[0..count]));
+    }
+
+    /// Brings a state's holders back to as many empty ones, in its order; `done` follows.
+    pub fn strata_engine_restore(engine: u32, job: u32, state: u32, holders: [*]const structs.HolderRef, count: u32) callconv(.c) i32 {
+        return code(states.restore(engine, job, state, holders[0..count]));
+    }
+
+    pub fn strata_state_open(path: [*]const u8, length: u32, out: *u32) callconv(.c) i32 {
+        return code(states.open(path[0..length], out));
+    }
+
+    pub fn strata_state_close(state: u32) callconv(.c) i32 {
+        return code(states.close(state));
+    }
+
+    pub fn strata_state_info(state: u32, out: *structs.StateInfo) callconv(.c) i32 {
+        return code(states.info(state, out));
+    }
+
+    /// Checks every byte of a state's file.
+    pub fn strata_state_verify(state: u32) callconv(.c) i32 {
+        return code(states.verify(state));
+    }
+
+    pub fn strata_state_holder(state: u32, index: u32, out: *structs.HolderInfo) callconv(.c) i32 {
+        return code(states.holder(state, index, out));
+    }
+
+    pub fn strata_state_tokens(state: u32, index: u32, out: [*]i32, capacity: u32, count: *u32) callconv(.c) i32 {
+        return code(states.tokens(state, index, out[0..capacity], count));
     }
 
     /// Makes the books of the memory wrong, for tests: what a step then must refuse.

@@ -144,7 +144,7 @@ pub const Memory = struct {
             .bytes = 0,
         };
         memory.create_tensors();
-        if (allocate) try memory.allocate_tensors();
+        try if (allocate) memory.allocate_tensors() else memory.stand_in();
         return memory;
     }
 
@@ -177,6 +177,14 @@ pub const Memory = struct {
             const rows = memory.layout.log_rows(pool);
             if (rows > 0) tensors.log = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F32, d.inputs, rows);
         }
+    }
+
+    /// Says that the tensors lie in a buffer, which is empty: a graph that is measured has no room for them.
+    fn stand_in(memory: *Memory) status.Error!void {
+        const buffer = c.ggml_backend_buft_alloc_buffer(c.ggml_backend_cpu_buffer_type(), 0) orelse return error.OutOfMemory;
+        memory.buffer = buffer;
+        var tensor = c.ggml_get_first_tensor(memory.context);
+        while (tensor) |t| : (tensor = c.ggml_get_next_tensor(memory.context, t)) t.*.buffer = buffer;
     }
 
     fn allocate_tensors(memory: *Memory) status.Error!void {

@@ -213,15 +213,13 @@ pub const RecurrentPool = struct {
         h.end += distance;
     }
 
-    /// Gives an empty holder a cell to be filled from elsewhere, which then stands for `value`.
-    pub fn restore(pool: *RecurrentPool, holder: u32, end: i32, value: Stamp) ?Block {
+    /// Makes an empty holder own a cell that somebody owns, or zeros.
+    pub fn adopt(pool: *RecurrentPool, holder: u32, cell: ?Block, end: i32, value: Stamp) void {
         const h = &pool.holders[holder];
-        assert(h.cell == null);
-        const cell = pool.cells.take(null) orelse return null;
-        pool.stamps[cell] = value;
-        h.cell = cell;
+        assert(h.cell == null and h.end == 0);
+        h.cell = pool.retained(cell);
         h.end = end;
-        return cell;
+        if (cell) |own| pool.stamps[own] = value;
     }
 
     // ---- mistakes that tests plant ----

@@ -31,6 +31,14 @@ pub fn copy_rows(tensor: *Tensor, from: usize, to: usize, rows: usize) void {
     @memcpy(base[to * row_bytes ..][0 .. rows * row_bytes], base[from * row_bytes ..][0 .. rows * row_bytes]);
 }
 
+/// The bytes of consecutive rows of the last dimension, to be read.
+pub fn read_rows(tensor: *const Tensor, first: usize, count: usize) []const u8 {
+    const row_bytes = tensor.nb[1];
+    assert((first + count) * row_bytes <= c.ggml_nbytes(tensor));
+    const base: [*]const u8 = @ptrCast(tensor.data.?);
+    return base[first * row_bytes ..][0 .. count * row_bytes];
+}
+
 /// The values of a contiguous f32 tensor, for kernels and samplers that run on the CPU.
 pub fn values_f32(tensor: *const Tensor) []const f32 {
     assert(tensor.type == c.GGML_TYPE_F32 and c.ggml_is_contiguous(tensor));

@@ -27,6 +27,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: "show what a model file holds and what each layer remembers",
     load: async () => (await import("./inspect.ts")).inspect,
   },
+  state: {
+    summary: "show what a saved state holds",
+    load: async () => (await import("./state.ts")).state,
+  },
   tokenize: {
     summary: "turn text into token ids",
     load: async () => (await import("./tokenize.ts")).tokenize,

@@ -11,7 +11,7 @@ import { NativeModel, type LoadProgress } from "../native/model.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
-import { feedTogether, Sequence, type FeedRequest, type FeedResult, type SequenceHost } from "../sequence/sequence.ts";
+import { feedTogether, restoreTogether, saveTogether, Sequence, type FeedRequest, type FeedResult, type SequenceHost } from "../sequence/sequence.ts";
 import {
   createChatTemplate,
   createTokenizer,
@@ -292,6 +292,30 @@ export class Model implements AsyncDisposable {
   /** Feeds several sequences in one batch, which is cut by the batch limit only. */
   feed(requests: readonly FeedRequest[], options: { readonly signal?: AbortSignal } = {}): Promise<FeedResult[]> {
     return feedTogether(this.host, requests, options.signal);
+  }
+
+  /** Saves several sequences and their snapshots to one file; what they share is written once. */
+  save(path: string, sequences: readonly Sequence[], options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    return saveTogether(this.host, path, sequences, options.signal);
+  }
+
+  /**
+   * Brings back the sequence that a file holds, with its snapshots (`sequence.snapshots`). The file must be of this model
+   * file and have been saved with the same types; anything else is refused with the reason, and nothing has changed.
+   */
+  async restore(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
+    const [sequence, ...others] = await this.restoreAll(path, options);
+    if (others.length === 0) return sequence as Sequence;
+    for (const other of [sequence, ...others]) other?.dispose();
+    throw new StrataError(
+      "invalid_argument",
+      `${path}: this state holds ${others.length + 1} sequences; bring them back with restoreAll`,
+    );
+  }
+
+  /** Brings back all sequences of a file, in the order in which they were saved. All or nothing. */
+  restoreAll(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence[]> {
+    return restoreTogether(this.host, path, options.signal);
   }
 
   /** What the engine has done so far, and what is free. */

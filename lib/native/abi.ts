@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0xe85bcc66;
+export const abiHash = 0x6cd08bcb;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -22,6 +22,7 @@ export const symbols = {
   strata_model_new: { args: ["u32", "u32", "buffer"], returns: "i32" },
   strata_model_free: { args: ["u32"], returns: "i32" },
   strata_model_weight: { args: ["u32", "u32", "i32", "buffer"], returns: "i32" },
+  strata_model_info: { args: ["u32", "buffer"], returns: "i32" },
   strata_model_load: { args: ["u32", "u32"], returns: "i32" },
   strata_model_cancel: { args: ["u32"], returns: "i32" },
   strata_engine_new: { args: ["u32", "u32", "buffer", "u32", "buffer", "buffer"], returns: "i32" },
@@ -42,6 +43,14 @@ export const symbols = {
   strata_snapshot_drop: { args: ["u32", "u32"], returns: "i32" },
   strata_snapshot_restore: { args: ["u32", "u32", "i32"], returns: "i32" },
   strata_snapshot_info: { args: ["u32", "u32", "buffer"], returns: "i32" },
+  strata_engine_save: { args: ["u32", "u32", "buffer", "u32", "buffer", "u32"], returns: "i32" },
+  strata_engine_restore: { args: ["u32", "u32", "u32", "buffer", "u32"], returns: "i32" },
+  strata_state_open: { args: ["buffer", "u32", "buffer"], returns: "i32" },
+  strata_state_close: { args: ["u32"], returns: "i32" },
+  strata_state_info: { args: ["u32", "buffer"], returns: "i32" },
+  strata_state_verify: { args: ["u32"], returns: "i32" },
+  strata_state_holder: { args: ["u32", "u32", "buffer"], returns: "i32" },
+  strata_state_tokens: { args: ["u32", "u32", "buffer", "u32", "buffer"], returns: "i32" },
   strata_debug_fault: { args: ["u32", "i32", "i32", "i32"], returns: "i32" },
   strata_memory_measure: { args: ["buffer", "u32", "buffer", "buffer", "buffer"], returns: "i32" },
   strata_sampler_new: { args: ["u32", "buffer", "buffer", "buffer", "u32", "buffer"], returns: "i32" },
@@ -139,11 +148,20 @@ export const layouts = {
     },
   },
   GraphInfo: {
-    size: 16,
+    size: 32,
     fields: {
       nodes: { type: "i32", offset: 0, count: 1 },
       padding: { type: "i32", offset: 4, count: 1 },
       computeBytes: { type: "f64", offset: 8, count: 1 },
+      workBytes: { type: "f64", offset: 16, count: 1 },
+      scratchBytes: { type: "f64", offset: 24, count: 1 },
+    },
+  },
+  ModelInfo: {
+    size: 16,
+    fields: {
+      mappedBytes: { type: "f64", offset: 0, count: 1 },
+      repackedBytes: { type: "f64", offset: 8, count: 1 },
     },
   },
   Bounds: {
@@ -286,7 +304,7 @@ export const layouts = {
     },
   },
   Counters: {
-    size: 88,
+    size: 104,
     fields: {
       steps: { type: "f64", offset: 0, count: 1 },
       rows: { type: "f64", offset: 8, count: 1 },
@@ -294,11 +312,13 @@ export const layouts = {
       graphsReused: { type: "f64", offset: 24, count: 1 },
       memoryBytes: { type: "f64", offset: 32, count: 1 },
       computeBytes: { type: "f64", offset: 40, count: 1 },
-      freeBlocks: { type: "f64", offset: 48, count: 1 },
-      freeCells: { type: "f64", offset: 56, count: 1 },
-      stateBytesMoved: { type: "f64", offset: 64, count: 1 },
-      snapshots: { type: "f64", offset: 72, count: 1 },
-      snapshotsMax: { type: "f64", offset: 80, count: 1 },
+      workBytes: { type: "f64", offset: 48, count: 1 },
+      scratchBytes: { type: "f64", offset: 56, count: 1 },
+      freeBlocks: { type: "f64", offset: 64, count: 1 },
+      freeCells: { type: "f64", offset: 72, count: 1 },
+      stateBytesMoved: { type: "f64", offset: 80, count: 1 },
+      snapshots: { type: "f64", offset: 88, count: 1 },
+      snapshotsMax: { type: "f64", offset: 96, count: 1 },
     },
   },
   AttendParameters: {
@@ -307,6 +327,36 @@ export const layouts = {
       scale: { type: "f32", offset: 0, count: 1 },
       softcap: { type: "f32", offset: 4, count: 1 },
       valueDim: { type: "i32", offset: 8, count: 1 },
+    },
+  },
+  HolderInfo: {
+    size: 16,
+    fields: {
+      isSnapshot: { type: "u32", offset: 0, count: 1 },
+      of: { type: "u32", offset: 4, count: 1 },
+      position: { type: "i32", offset: 8, count: 1 },
+      tokens: { type: "u32", offset: 12, count: 1 },
+    },
+  },
+  HolderRef: {
+    size: 12,
+    fields: {
+      isSnapshot: { type: "u32", offset: 0, count: 1 },
+      number: { type: "u32", offset: 4, count: 1 },
+      of: { type: "u32", offset: 8, count: 1 },
+    },
+  },
+  StateInfo: {
+    size: 48,
+    fields: {
+      version: { type: "u32", offset: 0, count: 1 },
+      sequences: { type: "u32", offset: 4, count: 1 },
+      snapshots: { type: "u32", offset: 8, count: 1 },
+      sections: { type: "u32", offset: 12, count: 1 },
+      bytes: { type: "f64", offset: 16, count: 1 },
+      fingerprint: { type: "u8", offset: 24, count: 16 },
+      declarationLow: { type: "u32", offset: 40, count: 1 },
+      declarationHigh: { type: "u32", offset: 44, count: 1 },
     },
   },
 } as const;

@@ -3,7 +3,10 @@ import { Extent, Logits, MemoryKind, Method, TaskKind } from "./abi.ts";
 import { eventPump, type NativeEvent } from "./events.ts";
 import { check, native } from "./library.ts";
 import type { NativeModel } from "./model.ts";
+import type { NativeState } from "./state.ts";
 import { Struct } from "./struct.ts";
+
+const utf8 = new TextEncoder();
 
 /** One declared memory, lowered to what the library knows. Element types are ggml's numbers. */
 export type LoweredMemory =
@@ -72,6 +75,11 @@ export interface BatchMark {
   readonly position: number;
   readonly snapshot: number;
 }
+
+/** A sequence by its number, or a snapshot by its handle and the index of its sequence in the same list. */
+export type StateHolder =
+  | { readonly kind: "sequence"; readonly number: number }
+  | { readonly kind: "snapshot"; readonly number: number; readonly of: number };
 
 /** Something to be done to a sequence on the engine's thread. */
 export interface SequenceTask {
@@ -191,6 +199,16 @@ export function measureMemory(
   };
 }
 
+function holderList(holders: readonly StateHolder[]): Uint8Array {
+  const list = new Struct("HolderRef", holders.length);
+  holders.forEach((holder, i) => {
+    list.set("isSnapshot", holder.kind === "snapshot" ? 1 : 0, i);
+    list.set("number", holder.number, i);
+    list.set("of", holder.kind === "snapshot" ? holder.of : i, i);
+  });
+  return list.bytes;
+}
+
 /** A sampling chain of the library. */
 export class NativeSampler {
   readonly handle: number;
@@ -290,6 +308,23 @@ export class NativeEngine {
     struct.set("sequence", task.sequence);
     for (const field of ["from", "to", "amount", "snapshot"] as const) struct.set(field, task[field] ?? 0);
     return this.enqueue(undefined, (id) => native().strata_engine_task(this.handle, id, struct.bytes));
+  }
+
+  /** Writes sequences and snapshots to a file, all or nothing. */
+  save(path: string, holders: readonly StateHolder[]): Job {
+    const bytes = utf8.encode(path);
+    const list = holderList(holders);
+    return this.enqueue(undefined, (id) =>
+      native().strata_engine_save(this.handle, id, bytes, bytes.length, list, holders.length),
+    );
+  }
+
+  /** Brings a state's holders back to empty ones. */
+  restore(state: NativeState, holders: readonly StateHolder[]): Job {
+    const list = holderList(holders);
+    return this.enqueue(undefined, (id) =>
+      native().strata_engine_restore(this.handle, id, state.handle, list, holders.length),
+    );
   }
 
   private enqueue(onToken: JobOptions["onToken"], submit: (id: number) => number): Job {

@@ -230,16 +230,7 @@ export class Scheduler {
       signal?.throwIfAborted();
       for (const { rows, outputs } of subBatches(requests, this.engine.config.batch)) this.ensureGraph(rows, outputs);
       const job = this.engine.submit(requests, { marks });
-      const cancel = () => this.engine.cancel(job);
-      signal?.addEventListener("abort", cancel, { once: true });
-      try {
-        await job.done;
-      } catch (error) {
-        signal?.throwIfAborted();
-        throw error;
-      } finally {
-        signal?.removeEventListener("abort", cancel);
-      }
+      await this.finish(job, signal);
       let row = 0;
       return requests.map(({ tokens, logits }) => {
         const count = logits === "all" ? tokens.length : logits === "last" ? 1 : 0;
@@ -249,10 +240,29 @@ export class Scheduler {
   }
 
   /** Does something to a sequence between steps. */
-  async task(task: SequenceTask): Promise<void> {
-    await this.runExclusive(async () => {
-      await this.engine.submitTask(task).done;
+  task(task: SequenceTask): Promise<void> {
+    return this.job(() => this.engine.submitTask(task), undefined);
+  }
+
+  /** Runs a job of the engine between the other tasks' steps. */
+  job(submit: () => Job, signal: AbortSignal | undefined): Promise<void> {
+    return this.runExclusive(async () => {
+      signal?.throwIfAborted();
+      await this.finish(submit(), signal);
     });
+  }
+
+  private async finish(job: Job, signal: AbortSignal | undefined): Promise<void> {
+    const cancel = () => this.engine.cancel(job);
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      await job.done;
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
   }
 
   private runExclusive<T>(work: () => Promise<T>): Promise<T> {

@@ -1,5 +1,6 @@
 import { StrataError } from "../errors.ts";
-import type { BatchMark, BatchRequest, NativeEngine, SequenceTask } from "../native/engine.ts";
+import type { BatchMark, BatchRequest, NativeEngine, SequenceTask, StateHolder } from "../native/engine.ts";
+import { NativeState } from "../native/state.ts";
 import type { Scheduler } from "../schedule/scheduler.ts";
 import { Snapshot } from "./snapshot.ts";
 
@@ -38,6 +39,7 @@ export interface SequenceHost {
  */
 export class Sequence implements Disposable {
   private number: number | undefined;
+  private readonly taken = new Set<Snapshot>();
   private pending: Promise<unknown> = Promise.resolve();
 
   /** For the SDK; use `model.sequence()`. */
@@ -73,6 +75,19 @@ export class Sequence implements Disposable {
   /** The tokens that it was fed, without those that were removed. */
   get tokens(): number[] {
     return this.host.engine.tokens(this.index);
+  }
+
+  /** The snapshots that were taken of this sequence, or restored with it, and not disposed of. */
+  get snapshots(): readonly Snapshot[] {
+    return [...this.taken].filter((snapshot) => !snapshot.isDisposed);
+  }
+
+  /**
+   * Saves the sequence and its snapshots to a file, from which `model.restore` brings them back. The file is written
+   * under another name, synced and renamed: a crash leaves the old file or the new one.
+   */
+  save(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    return saveTogether(this.host, path, [this], options.signal);
   }
 
   /** Feeds tokens and resolves to the wanted logits. A batch that fails or is cancelled leaves the sequence as it was. */
@@ -142,6 +157,7 @@ export class Sequence implements Disposable {
     const snapshot = new Snapshot(this.host.engine);
     try {
       await this.task({ kind: "takeSnapshot", snapshot: snapshot.handle });
+      this.own(snapshot);
       return snapshot;
     } catch (error) {
       snapshot.dispose();
@@ -168,6 +184,12 @@ export class Sequence implements Disposable {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** For the SDK: a snapshot that belongs to this sequence. */
+  own(snapshot: Snapshot): void {
+    for (const other of this.taken) if (other.isDisposed) this.taken.delete(other);
+    this.taken.add(snapshot);
   }
 
   /** For the SDK: work that must end before the sequence is given back. */
@@ -214,9 +236,72 @@ export async function feedTogether(
     const work = scheduler.feed(lowered, marks, signal);
     for (const { sequence } of requests) void sequence.hold(work).catch(() => undefined);
     const logits = await work;
-    return logits.map((rows, index) => ({ logits: rows, snapshots: snapshots[index] ?? [] }));
+    return requests.map(({ sequence }, index) => {
+      const own = snapshots[index] ?? [];
+      for (const snapshot of own) sequence.own(snapshot);
+      return { logits: logits[index] ?? [], snapshots: own };
+    });
   } catch (error) {
     for (const snapshot of snapshots.flat()) snapshot.dispose();
     throw error;
   }
+}
+
+/** Saves sequences and their snapshots to one file. */
+export async function saveTogether(
+  { engine, scheduler }: SequenceHost,
+  path: string,
+  sequences: readonly Sequence[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  signal?.throwIfAborted();
+  checkPath(path);
+  const holders: StateHolder[] = sequences.map(({ index }) => ({ kind: "sequence", number: index }));
+  for (const [of, sequence] of sequences.entries()) {
+    for (const { handle } of sequence.snapshots) holders.push({ kind: "snapshot", number: handle, of });
+  }
+  const work = scheduler.job(() => engine.save(path, holders), signal);
+  for (const sequence of sequences) void sequence.hold(work).catch(() => undefined);
+  await work;
+}
+
+/** Brings the sequences of a file back, each with its snapshots. */
+export async function restoreTogether(
+  host: SequenceHost,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<Sequence[]> {
+  signal?.throwIfAborted();
+  checkPath(path);
+  const { engine, scheduler } = host;
+  using state = new NativeState(path);
+  const facts = state.holders();
+  const sequences: Sequence[] = [];
+  const snapshots: Snapshot[] = [];
+  try {
+    const bySequence = new Map<number, Sequence>();
+    const holders = facts.map(({ kind, of }, index): StateHolder => {
+      if (kind === "snapshot") {
+        const snapshot = new Snapshot(engine);
+        snapshots.push(snapshot);
+        return { kind, number: snapshot.handle, of };
+      }
+      const sequence = new Sequence(host, scheduler.take());
+      sequences.push(sequence);
+      bySequence.set(index, sequence);
+      return { kind, number: sequence.index };
+    });
+    await scheduler.job(() => engine.restore(state, holders), signal);
+    let next = 0;
+    for (const { kind, of } of facts) if (kind === "snapshot") bySequence.get(of)?.own(snapshots[next++] as Snapshot);
+    return sequences;
+  } catch (error) {
+    for (const holder of [...snapshots, ...sequences]) holder.dispose();
+    throw error;
+  }
+}
+
+function checkPath(path: string): void {
+  if (typeof path === "string" && path !== "" && !path.includes("\0")) return;
+  throw new StrataError("invalid_argument", "the state needs the path of a file");
 }

@@ -29,6 +29,10 @@ export class Snapshot implements Disposable {
     return this.engine.describeSnapshot(this.handle).bytes;
   }
 
+  get isDisposed(): boolean {
+    return this.number === undefined;
+  }
+
   dispose(): void {
     const { number } = this;
     if (number === undefined) return;

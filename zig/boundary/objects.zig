@@ -14,3 +14,4 @@ pub var queues: handles.Table(engine_file.SharedQueue, "event queue") = .{};
 pub var samplers: handles.Table(engine_file.SharedSampler, "sampler") = .{};
 pub var engines: handles.Table(engine_file.Engine, "engine") = .{};
 pub var graphs: handles.Table(Graph, "graph") = .{};
+pub var states: handles.Table(engine_file.SharedState, "saved state") = .{};

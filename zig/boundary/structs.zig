@@ -81,6 +81,17 @@ pub const GraphInfo = extern struct {
     nodes: i32,
     padding: i32 = 0,
     compute_bytes: f64,
+    /// What ggml's operations, and our kernels on all threads, work in.
+    work_bytes: f64,
+    scratch_bytes: f64,
+};
+
+/// What the weights of a model take, loaded or only declared.
+pub const ModelInfo = extern struct {
+    /// Bytes of the file that are computed with where they are mapped.
+    mapped_bytes: f64,
+    /// Bytes of those that are put in another order, in memory of their own.
+    repacked_bytes: f64,
 };
 
 pub const Bounds = extern struct { min: i32, end: i32 };
@@ -97,3 +108,17 @@ pub const EngineConfig = engine_file.Config;
 pub const SamplerConfig = sampler_file.Config;
 pub const Counters = engine_file.Counters;
 pub const AttendParameters = memory_ops.AttendParameters;
+pub const HolderInfo = @import("../memory_state.zig").HolderInfo;
+pub const HolderRef = engine_file.HolderRef;
+
+/// A saved state.
+pub const StateInfo = extern struct {
+    version: u32,
+    sequences: u32,
+    snapshots: u32,
+    sections: u32,
+    bytes: f64,
+    fingerprint: [16]u8,
+    declaration_low: u32,
+    declaration_high: u32,
+};
