@@ -15,6 +15,7 @@ export { layerCount, perLayer, ropeScale, share, vocabularySize } from "./model/
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
 export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";
+export { planMemory, type MemoryPlan, type PlannedMemory, type PlannedStep, type PlanOptions } from "./model/plan.ts";
 export { loadPlugin } from "./model/registry.ts";
 export {
   experts,

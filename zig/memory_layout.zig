@@ -28,6 +28,8 @@ pub const Config = struct {
     separate: bool = false,
     /// Windows keep all positions and only mask.
     whole_windows: bool = false,
+    /// Cells that nobody has written hold NaN.
+    poison: bool = false,
 };
 
 /// What one declared memory takes. Crosses the ABI.
@@ -71,13 +73,16 @@ pub const PoolConfig = union(declaration.Kind) {
         };
     }
 
-    fn without_rollback(config: PoolConfig) PoolConfig {
-        var other = config;
-        switch (other) {
+    /// Cells that are there only so that tokens can be taken back of sequences; those of snapshots count as theirs.
+    fn rollback_cells(config: PoolConfig) u32 {
+        var with = config;
+        with.set_snapshots(0);
+        var without = with;
+        switch (without) {
             .attention => |*attention| attention.rollback = 0,
             .recurrent => |*recurrent| recurrent.method = .none,
         }
-        return other;
+        return with.cell_count() - without.cell_count();
     }
 
     fn set_snapshots(config: *PoolConfig, count: u32) void {
@@ -166,8 +171,7 @@ pub const Layout = struct {
             for (columns(d)) |column| share.bytes += @floatFromInt(aligned(column.bytes() * cells));
             const log: f64 = @floatFromInt(aligned(layout.log_bytes(d, index)));
             share.bytes += log;
-            const spared: f64 = @floatFromInt(cells - pool.without_rollback().cell_count());
-            share.rollback_bytes = spared * each + log;
+            share.rollback_bytes = @as(f64, @floatFromInt(pool.rollback_cells())) * each + log;
             share.snapshot_bytes = @as(f64, @floatFromInt(layout.snapshots * pool.snapshot_cells())) * each;
             total += share.bytes;
         }
@@ -285,5 +289,10 @@ test "what a rollback takes is chosen by size and listed" {
     try std.testing.expectEqual(2 * (670 + 32 * 12) * 4, shares[0].rollback_bytes);
     try std.testing.expectEqual(2 * 16 * 30 * 4, shares[1].rollback_bytes);
     try std.testing.expectEqual(@floor(50_000 / totals.bytes_per_snapshot), totals.snapshots);
+    // A window's cells are those of its sequences, of the rollback and of snapshots, each counted once.
+    const cell = 2 * 2 * 8 * 4;
+    try std.testing.expectEqual(2 * 1 * 64 * cell, shares[2].rollback_bytes);
+    try std.testing.expectEqual(totals.snapshots * 2 * 64 * cell, shares[2].snapshot_bytes);
+    try std.testing.expectEqual(2 * 2 * 64 * cell, shares[2].bytes - shares[2].rollback_bytes - shares[2].snapshot_bytes);
     try std.testing.expectEqual(totals.bytes, shares[0].bytes + shares[1].bytes + shares[2].bytes);
 }

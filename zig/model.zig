@@ -65,6 +65,8 @@ pub const Model = struct {
     progress: Progress = .{},
     progress_to: ?ProgressTarget = null,
     loaded: bool = false,
+    /// Empty buffers where the weights would lie, for graphs that are measured without them.
+    stand_ins: [2]c.ggml_backend_buffer_t = @splat(null),
 
     pub fn init(gpa: std.mem.Allocator, file: *SharedFile, capacity: u32) status.Error!Model {
         const context = c.ggml_init(.{
@@ -79,6 +81,7 @@ pub const Model = struct {
         for (model.mappings.items) |mapping| c.ggml_backend_buffer_free(mapping);
         model.mappings.deinit(model.gpa);
         if (model.repacked) |buffer| c.ggml_backend_buffer_free(buffer);
+        for (model.stand_ins) |empty| if (empty) |buffer| c.ggml_backend_buffer_free(buffer);
         model.weights.deinit(model.gpa);
         c.ggml_free(model.context);
         model.file.release();
@@ -113,6 +116,9 @@ pub const Model = struct {
     /// Maps and repacks; run on a thread that may take its time. `progress` can be watched and cancelled meanwhile.
     pub fn load(model: *Model) status.Error!void {
         assert(!model.loaded);
+        if (model.stand_ins[0] != null) {
+            return status.fail(error.Refused, "these weights only measure graphs, and cannot be loaded", .{});
+        }
         const file = model.file.value.inner;
         for (file.parts.items) |part| {
             const mapping = c.ggml_backend_cpu_buffer_from_ptr(@constCast(part.bytes.ptr), part.bytes.len) orelse
@@ -151,11 +157,7 @@ pub const Model = struct {
     fn allocate_repacked(model: *Model) status.Error!void {
         const kind = repack_buffer_type() orelse return;
         const alignment = c.ggml_backend_buft_get_alignment(kind);
-        var total: usize = 0;
-        for (model.weights.items) |weight| {
-            if (!weight.repacked) continue;
-            total += std.mem.alignForward(usize, c.ggml_backend_buft_get_alloc_size(kind, weight.tensor), alignment);
-        }
+        const total = model.count_repacked();
         if (total == 0) return;
         const buffer = c.ggml_backend_buft_alloc_buffer(kind, total) orelse {
             return status.fail(error.OutOfMemory, "the repacked weights need {d} bytes, which the system refused", .{total});
@@ -169,6 +171,48 @@ pub const Model = struct {
             if (!weight.repacked) continue;
             assert(c.ggml_backend_tensor_alloc(buffer, weight.tensor, base + offset) == c.GGML_STATUS_SUCCESS);
             offset += std.mem.alignForward(usize, c.ggml_backend_buft_get_alloc_size(kind, weight.tensor), alignment);
+        }
+    }
+
+    /// Bytes of all repacked weights, from what was declared.
+    pub fn count_repacked(model: *const Model) usize {
+        const kind = repack_buffer_type() orelse return 0;
+        const alignment = c.ggml_backend_buft_get_alignment(kind);
+        var total: usize = 0;
+        for (model.weights.items) |weight| {
+            if (!weight.repacked) continue;
+            total += std.mem.alignForward(usize, c.ggml_backend_buft_get_alloc_size(kind, weight.tensor), alignment);
+        }
+        return total;
+    }
+
+    /// Bytes of the file that are computed with where they are mapped; a tensor of two uses counts once.
+    pub fn count_mapped(model: *const Model) usize {
+        const file = model.file.value.inner;
+        var total: usize = 0;
+        for (model.weights.items, 0..) |weight, i| {
+            if (weight.repacked) continue;
+            const is_counted = for (model.weights.items[0..i]) |other| {
+                if (other.source == weight.source and !other.repacked) break true;
+            } else false;
+            if (!is_counted) total += file.tensor(weight.source).size_bytes;
+        }
+        return total;
+    }
+
+    /// Says where the weights would lie, so that graphs of them are measured as if they did. They can be loaded no more.
+    pub fn stand_in(model: *Model) status.Error!void {
+        assert(!model.loaded);
+        if (model.stand_ins[0] != null) return;
+        model.stand_ins[0] = c.ggml_backend_buft_alloc_buffer(c.ggml_backend_cpu_buffer_type(), 0) orelse return error.OutOfMemory;
+        if (repack_buffer_type()) |kind| {
+            model.stand_ins[1] = c.ggml_backend_buft_alloc_buffer(kind, 0) orelse return error.OutOfMemory;
+        }
+        for (model.weights.items) |weight| {
+            weight.tensor.buffer = model.stand_ins[@intFromBool(weight.repacked)];
+            // The file is mapped; it is not read here.
+            if (!weight.repacked) weight.tensor.data = @constCast(model.file.value.inner.tensor(weight.source).data.ptr);
+            assert(c.ggml_backend_buffer_init_tensor(weight.tensor.buffer, weight.tensor) == c.GGML_STATUS_SUCCESS);
         }
     }
 

@@ -1,7 +1,14 @@
 import { StrataError } from "../errors.ts";
-import { measureMemory, type EngineConfig, type LoweredMemory, type MemoryShare } from "../native/engine.ts";
+import {
+  engineFlags,
+  measureMemory,
+  type EngineConfig,
+  type LoweredMemory,
+  type MemoryShare,
+} from "../native/engine.ts";
 import { typeNumber } from "../native/model.ts";
 import type { LayerMemory, MemoryRecord, Rollback, SharedMemory } from "./declaration.ts";
+import { readable } from "./table.ts";
 
 /** Element type of keys and values. */
 export type KvType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -102,20 +109,28 @@ export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config:
         cells: share.cells,
         bytesPerCell: share.bytesPerCell,
         rollbackBytes: share.rollbackBytes,
-        rollback: rollbackOf(record, share.method, config.rollback),
+        rollback: rollbackOf(record, share.method, config),
         snapshotBytes: share.snapshotBytes,
         record,
       };
     }),
   }));
-  const memory = { ...nameKind(records), ...totals, layers: placed };
+  const memory = readable({ ...nameKind(records), ...totals, layers: placed });
   return { memory, lowered, numbers, records };
 }
 
-function rollbackOf(record: MemoryRecord, method: MemoryShare["method"], tokens: number): Rollback {
-  if (tokens === 0) return record.kind === "attention" && record.extent.kind === "all" ? "truncate" : "none";
-  if (record.kind === "attention") return "truncate";
+/** Where nothing is kept for taking tokens back, only what keeps every position can cut some off. */
+function rollbackOf(record: MemoryRecord, method: MemoryShare["method"], config: EngineConfig): Rollback {
+  if (record.kind === "attention") return config.rollback > 0 || keepsAll(record, config) ? "truncate" : "none";
+  if (config.rollback === 0) return "none";
   return method === "log" ? "replay" : "snapshot";
+}
+
+/** Whether a memory lets no position go before the context ends. */
+export function keepsAll({ extent }: MemoryRecord, { context, flags }: EngineConfig): boolean {
+  if (extent.kind === "state") return false;
+  if (extent.kind === "all" || (flags & engineFlags.wholeWindows) !== 0) return true;
+  return (extent.kind === "symmetric" ? Math.floor(extent.size / 2) : extent.size) >= context;
 }
 
 function missingShare(index: number, declared: SharedMemory): StrataError {

@@ -1,17 +1,22 @@
 import { availableParallelism } from "node:os";
 import { StrataError } from "../errors.ts";
-import { readEnvironmentCount } from "../environment.ts";
-import { Graph } from "../graph/graph.ts";
-import type { LayerHandles, MemoryHandle } from "../graph/memory.ts";
+import { readEnvironment, readEnvironmentCount } from "../environment.ts";
+import type { LayerHandles } from "../graph/memory.ts";
 import { kvTypes, layOutMemory, type KvType, type MemoryLayout, type ModelMemory } from "../memory/layout.ts";
-import type { MemoryRecord } from "../memory/declaration.ts";
 import { engineFlags, NativeEngine, type Counters, type EngineConfig } from "../native/engine.ts";
-import { NativeGraph } from "../native/graph.ts";
-import { NativeModel, type LoadProgress } from "../native/model.ts";
+import type { LoadProgress } from "../native/model.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
-import { feedTogether, restoreTogether, saveTogether, Sequence, type FeedRequest, type FeedResult, type SequenceHost } from "../sequence/sequence.ts";
+import {
+  feedTogether,
+  restoreTogether,
+  saveTogether,
+  Sequence,
+  type FeedRequest,
+  type FeedResult,
+  type SequenceHost,
+} from "../sequence/sequence.ts";
 import {
   createChatTemplate,
   createTokenizer,
@@ -20,10 +25,10 @@ import {
   type Tokenizer,
 } from "../text/index.ts";
 import type { Architecture, ReadArchitecture } from "./architecture.ts";
+import { buildGraph, declareWeights, memoryHandles } from "./build.ts";
 import { ModelFile, openModelFile } from "./file.ts";
 import type { Metadata } from "./metadata.ts";
 import { findArchitecture } from "./registry.ts";
-import { bindWeights, resolveWeights, type WeightSpec } from "./weights.ts";
 
 export interface MemoryOptions {
   /** Positions that one sequence may reach. Default: what the model was trained for, at most 4,096. */
@@ -86,7 +91,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
 }
 
 /** What is wrong with a layer or an operation is wrong with a file. */
-function nameFile(path: string, error: unknown): unknown {
+export function nameFile(path: string, error: unknown): unknown {
   if (!(error instanceof StrataError) || error.message.includes(path)) return error;
   return new StrataError(error.code, `${path}: ${error.message}`, { cause: error });
 }
@@ -99,15 +104,11 @@ async function loadWeights(
 ): Promise<Model> {
   const config = engineConfig(read, options);
   const layout = layOutMemory(read.memory, options.kv ?? "f16", config);
-  const resolved = resolveWeights(read.weights, file);
-  const native = new NativeModel(file.native, resolved.length);
+  const { native, weights } = declareWeights(file, read);
   try {
-    const numbers = new Map<WeightSpec, number>();
-    for (const { spec, index } of resolved) numbers.set(spec, native.weight(index, spec.use));
     await native.load(options.onProgress, options.signal);
     const engine = new NativeEngine(native, layout.lowered, config);
     try {
-      const weights = bindWeights(read.weights, numbers);
       return new Model({ file, read, layout, engine, weights, start });
     } catch (error) {
       await engine.close();
@@ -126,7 +127,8 @@ export async function describeMemory(file: ModelFile, options: MemoryOptions = {
   return layOutMemory(read.memory, options.kv ?? "f16", engineConfig(read, options)).memory;
 }
 
-function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfig {
+/** What the options make of the engine. Throws on those that cannot be. */
+export function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfig {
   const { contextLength } = read.config;
   const vocabulary = whole("vocabulary", read.config.vocabulary);
   const context = whole("context", options.context ?? Math.min(contextLength, defaultContext));
@@ -147,7 +149,8 @@ function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfi
     flags:
       (options.streams === "separate" ? engineFlags.separate : 0) |
       (options.wholeWindows ? engineFlags.wholeWindows : 0) |
-      ((options.flashAttention ?? true) ? 0 : engineFlags.noFlash),
+      ((options.flashAttention ?? true) ? 0 : engineFlags.noFlash) |
+      (readEnvironment("STRATA_POISON") === undefined ? 0 : engineFlags.poison),
   };
 }
 
@@ -348,39 +351,10 @@ export class Model implements AsyncDisposable {
       this.engine.dropGraph(oldRows, oldOutputs);
       this.graphs.delete(oldest);
     }
-    this.buildGraph(rows, outputs);
+    const { architecture, engine, handles } = this;
+    buildGraph({ ...this.parts, architecture, engine, handles }, rows, outputs);
     this.graphs.add(key);
   }
-
-  private buildGraph(rows: number, outputs: number): void {
-    const { read, weights } = this.parts;
-    const nodesMax = 1024 + 256 * this.handles.length;
-    const native = new NativeGraph(this.engine, rows, outputs, nodesMax);
-    try {
-      const g = new Graph(native, this.architecture, rows, outputs);
-      native.finish(read.graph(g, weights, this.handles).number);
-    } catch (error) {
-      native.abandon();
-      throw error;
-    }
-  }
-}
-
-function memoryHandles(layout: MemoryLayout): LayerHandles[] {
-  return layout.numbers.map((names, layer) =>
-    Object.fromEntries(
-      Object.entries(names).map(([name, number]): [string, MemoryHandle] => [
-        name,
-        {
-          layer,
-          name,
-          number,
-          record: layout.records[number] as MemoryRecord,
-          isShared: layout.lowered[number]?.kind === "shared",
-        },
-      ]),
-    ),
-  );
 }
 
 function endTokens(tokenizer: Tokenizer, vocabulary: number): number[] {

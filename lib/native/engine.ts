@@ -47,7 +47,7 @@ export interface EngineConfig {
 }
 
 /** `Engine.Config.Flags` of the library. */
-export const engineFlags = { separate: 1, wholeWindows: 2, noFlash: 4, dry: 8 } as const;
+export const engineFlags = { separate: 1, wholeWindows: 2, noFlash: 4, dry: 8, poison: 16 } as const;
 
 export interface MemoryShare {
   readonly pool: number;
@@ -127,6 +127,9 @@ export interface Counters {
   readonly graphsReused: number;
   readonly memoryBytes: number;
   readonly computeBytes: number;
+  /** What ggml's operations, and our kernels on all threads, have to work in. */
+  readonly workBytes: number;
+  readonly scratchBytes: number;
   /** Attention blocks that nobody holds. */
   readonly freeBlocks: number;
   /** Recurrent state cells that nobody holds. */
@@ -164,7 +167,8 @@ function lower(memories: readonly LoweredMemory[]): Struct<"MemoryDeclaration"> 
 function configStruct(config: EngineConfig): Struct<"EngineConfig"> {
   const out = new Struct("EngineConfig");
   const fields = ["threads", "sequences", "context", "batch", "vocabulary", "poll"] as const;
-  for (const field of [...fields, "rollback", "cells", "flags", "snapshotBytes"] as const) out.set(field, config[field]);
+  for (const field of [...fields, "rollback", "cells", "flags", "snapshotBytes"] as const)
+    out.set(field, config[field]);
   return out;
 }
 
@@ -372,6 +376,8 @@ export class NativeEngine {
       graphsReused: out.get("graphsReused"),
       memoryBytes: out.get("memoryBytes"),
       computeBytes: out.get("computeBytes"),
+      workBytes: out.get("workBytes"),
+      scratchBytes: out.get("scratchBytes"),
       freeBlocks: out.get("freeBlocks"),
       freeCells: out.get("freeCells"),
       stateBytesMoved: out.get("stateBytesMoved"),

@@ -22,6 +22,16 @@ export interface ScanShape {
 
 type ScanField = Exclude<keyof (typeof layouts)["ScanArguments"]["fields"], `shape${string}`>;
 
+/** What a finished graph takes while it computes. */
+export interface GraphFacts {
+  readonly nodes: number;
+  /** Of the buffer that all graphs share. */
+  readonly computeBytes: number;
+  /** What ggml's operations, and our kernels on all threads, work in; shared likewise. */
+  readonly workBytes: number;
+  readonly scratchBytes: number;
+}
+
 /** A graph under construction in the library. Tensors are numbers; -1 is one that is left out. */
 export class NativeGraph {
   private readonly handle: number;
@@ -93,10 +103,15 @@ export class NativeGraph {
   }
 
   /** Ends the building; the engine keeps the graph. */
-  finish(logits: number): { nodes: number; computeBytes: number } {
+  finish(logits: number): GraphFacts {
     const info = new Struct("GraphInfo");
     check(native().strata_graph_finish(this.engine.handle, this.handle, logits, info.bytes));
-    return { nodes: info.get("nodes"), computeBytes: info.get("computeBytes") };
+    return {
+      nodes: info.get("nodes"),
+      computeBytes: info.get("computeBytes"),
+      workBytes: info.get("workBytes"),
+      scratchBytes: info.get("scratchBytes"),
+    };
   }
 
   /** Frees a graph that was not finished. */

@@ -30,6 +30,13 @@ export class NativeModel {
     return number[0] as number;
   }
 
+  /** What the declared weights take, loaded or not: bytes that stay mapped, and bytes in another order in memory. */
+  measure(): { readonly mappedBytes: number; readonly repackedBytes: number } {
+    const info = new Struct("ModelInfo");
+    check(native().strata_model_info(this.handle, info.bytes));
+    return { mappedBytes: info.get("mappedBytes"), repackedBytes: info.get("repackedBytes") };
+  }
+
   /** Reads, maps and repacks the weights on a thread of the library. */
   load(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
     const pump = eventPump();

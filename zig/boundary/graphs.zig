@@ -45,6 +45,8 @@ pub fn finish(engine_handle: u32, handle: u32, logits: i32, out: *structs.GraphI
     out.* = .{
         .nodes = c.ggml_graph_n_nodes(graph.cgraph),
         .compute_bytes = @floatFromInt(graph.finished.?.layout.bytes),
+        .work_bytes = @floatFromInt(graph.finished.?.plan.work_size),
+        .scratch_bytes = @floatFromInt(graph.builder.scratch_bytes * graph.builder.threads),
     };
 }
 

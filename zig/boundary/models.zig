@@ -33,6 +33,14 @@ pub fn add_weight(handle: u32, tensor: u32, use: i32, out: *i32) status.Error!vo
     out.* = @intCast(try model.value.add(tensor, checked));
 }
 
+pub fn info(handle: u32, out: *structs.ModelInfo) status.Error!void {
+    const model = &(try objects.models.get(handle)).value;
+    out.* = .{
+        .mapped_bytes = @floatFromInt(model.count_mapped()),
+        .repacked_bytes = @floatFromInt(if (model.loaded) model.repacked_bytes else model.count_repacked()),
+    };
+}
+
 pub fn load(handle: u32, queue_handle: u32) status.Error!void {
     const model = (try objects.models.get(handle)).retain();
     errdefer model.release();
