@@ -1,10 +1,17 @@
-import { describeMemory, openModelFile, type Architecture, type ModelFile, type ModelMemory } from "../index.ts";
+import {
+  describeMemory,
+  openModelFile,
+  type Architecture,
+  type MemoryOptions,
+  type ModelFile,
+  type ModelMemory,
+} from "../index.ts";
 import type { Metadata, MetadataValue } from "../model/metadata.ts";
 import { builtinArchitectures } from "../model/registry.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes, formatTable } from "./format.ts";
 import { openPlugins } from "./open.ts";
-import { contextOption, kvOption } from "./options.ts";
+import { contextOption, kvOption, rollbackOption } from "./options.ts";
 import { UsageError } from "./usage.ts";
 
 /** What `strata inspect --json` prints. */
@@ -24,7 +31,7 @@ export interface Inspection {
 export async function inspectFile(
   file: ModelFile,
   plugins: readonly Architecture[],
-  options: Pick<NonNullable<Parameters<typeof describeMemory>[1]>, "context" | "kv">,
+  options: Pick<MemoryOptions, "context" | "kv" | "rollback">,
 ): Promise<Inspection> {
   const architecture = file.metadata.string("general.architecture", undefined) ?? null;
   const known = [...plugins, ...(await builtinArchitectures())];
@@ -66,18 +73,20 @@ function plainScalar(value: unknown): unknown {
   return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
 }
 
-/** Layers and what each remembers, as rows of a table; the first has the headings. */
-export function layerRows(layers: ModelMemory["layers"]): string[][] {
+/** Layers and what each remembers, as rows of a table; the first has the headings. Two columns more show rollbacks. */
+export function layerRows(layers: ModelMemory["layers"], showsRollback = false): string[][] {
   const rows = layers.flatMap(({ index, memories }) => {
     if (memories.length === 0) return [[String(index), "-", "nothing", "", ""]];
-    return memories.map(({ name, kind, description, bytes }, place) => {
-      return [place === 0 ? String(index) : "", name, kind, description, formatBytes(bytes)];
+    return memories.map(({ name, kind, description, bytes, rollback, rollbackBytes }, place) => {
+      const row = [place === 0 ? String(index) : "", name, kind, description, formatBytes(bytes)];
+      return showsRollback ? [...row, rollback, formatBytes(rollbackBytes)] : row;
     });
   });
-  return [["layer", "memory", "kind", "remembers", "bytes"], ...rows];
+  const headings = ["layer", "memory", "kind", "remembers", "bytes"];
+  return [showsRollback ? [...headings, "rollback", "of that"] : headings, ...rows];
 }
 
-function text(inspection: Inspection): string {
+function text(inspection: Inspection, showsRollback: boolean): string {
   const { file, architecture, memory, layers, metadata, tensors } = inspection;
   const parts = file.parts > 1 ? ` in ${file.parts} parts` : "";
   const head = `${file.path}: ${formatBytes(file.bytes)}${parts}, architecture ${architecture ?? "not named"}\n`;
@@ -90,15 +99,19 @@ function text(inspection: Inspection): string {
   ]);
   return [
     head,
-    memory === null ? `Memory: unknown, ${unknown(architecture)}\n` : memoryText(memory, layers),
+    memory === null ? `Memory: unknown, ${unknown(architecture)}\n` : memoryText(memory, layers, showsRollback),
     `Metadata (${counted(values.length, "key")}):\n${formatTable(values)}`,
     `Tensors (${tensors.length}):\n${formatTable(rows, [3])}`,
   ].join("\n");
 }
 
-function memoryText(memory: NonNullable<Inspection["memory"]>, layers: ModelMemory["layers"]): string {
+function memoryText(
+  memory: NonNullable<Inspection["memory"]>,
+  layers: ModelMemory["layers"],
+  showsRollback: boolean,
+): string {
   const head = `Memory: ${memory.kind}, ${formatBytes(memory.bytes)} in ${counted(layers.length, "layer")}\n`;
-  return head + formatTable(layerRows(layers), [0, 4]);
+  return head + formatTable(layerRows(layers, showsRollback), [0, 4, 6]);
 }
 
 function unknown(architecture: string | null): string {
@@ -116,11 +129,12 @@ function short(value: unknown): string {
 export const inspect = defineCommand({
   name: "inspect",
   summary: "Show what a model file holds and what each layer remembers. Only its header is read.",
-  usage: "FILE [--ctx N --kv TYPE]",
-  options: { ...contextOption, ...kvOption },
+  usage: "FILE [--ctx N --kv TYPE --rollback N]",
+  options: { ...contextOption, ...kvOption, ...rollbackOption },
   positionals: ["FILE"],
   notes: `
-Bytes are those of one sequence. A file whose architecture no plugin declares is shown without its memories.
+Bytes are those of one sequence; with --rollback, how each memory takes tokens back, and what of its bytes that
+needs. strata plan says more. A file whose architecture no plugin declares is shown without its memories.
 JSON: {"file": {"path", "bytes", "parts"}, "architecture": "...", "memory": {"kind", "isRecurrent", "isHybrid", "bytes"},
   "layers": [{"index": 0, "memories": [{"name", "kind", "description", "bytes", ...}]}],
   "metadata": {...}, "tensors": [{"name", "type", "shape", "bytes"}]}
@@ -132,11 +146,12 @@ Kinds: unified, sliding, iswa, recurrent, hybrid, none. Arrays of more than ${lo
     if (path === undefined || path === "") throw new UsageError("FILE is empty; give the name of a model file");
     const plugins = await openPlugins(values);
     using file = openModelFile(path);
-    const inspection = await inspectFile(file, plugins, { context: values.ctx, kv: values.kv });
+    const { ctx: context, kv, rollback } = values;
+    const inspection = await inspectFile(file, plugins, { context, kv, rollback });
     if (output.json && inspection.memory === null) {
       await output.note(`strata: the memories are not known, ${unknown(inspection.architecture)}`);
     }
-    await (output.json ? output.document(inspection) : output.write(text(inspection)));
+    await (output.json ? output.document(inspection) : output.write(text(inspection, rollback !== undefined)));
     return 0;
   },
 });

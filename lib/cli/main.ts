@@ -31,6 +31,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: "show what a saved state holds",
     load: async () => (await import("./state.ts")).state,
   },
+  plan: {
+    summary: "plan the memory that a model would take, from its header",
+    load: async () => (await import("./plan.ts")).plan,
+  },
   tokenize: {
     summary: "turn text into token ids",
     load: async () => (await import("./tokenize.ts")).tokenize,

@@ -60,14 +60,37 @@ export function real(placeholder: string, help: string, range: Range): Option<nu
   return { placeholder, help, read: last((text, spelling) => readNumber(text, spelling, range, false)) };
 }
 
+/** Units that bytes can be given in, in small letters. */
+const units: Readonly<Record<string, number>> = {
+  ...{ "": 1, b: 1, kb: 1000, mb: 1000 ** 2, gb: 1000 ** 3, tb: 1000 ** 4 },
+  ...{ kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, tib: 1024 ** 4 },
+};
+
+/** An option that takes bytes, with or without a unit: 1000000, 1MB, 1.5GiB. */
+export function bytes(help: string): Option<number | undefined> {
+  return { placeholder: "BYTES", help: `${help}; units such as MB and MiB`, read: last(readBytes) };
+}
+
+function readBytes(text: string, spelling: string): number {
+  const [, digits = "", unit = ""] = /^(\d+\.?\d*|\.\d+) ?([a-z]*)$/i.exec(text.trim()) ?? [];
+  const factor = units[unit.toLowerCase()] ?? NaN;
+  const value = digits === "" ? NaN : Math.floor(Number(digits) * factor);
+  if (Number.isSafeInteger(value)) return value;
+  throw new UsageError(`${spelling} is "${text}"; give bytes, such as 1000000, 64MiB or 1.5GB`);
+}
+
 /** An option that takes one of a few words. */
-export function choice<T extends string>(words: readonly T[], help: string): Option<T | undefined> {
+export function choice<T extends string>(
+  words: readonly T[],
+  help: string,
+  placeholder = "TYPE",
+): Option<T | undefined> {
   const convert = (text: string, spelling: string): T => {
     const word = words.find((candidate) => candidate === text);
     if (word === undefined) throw new UsageError(`${spelling} is "${text}"; give one of ${words.join(", ")}`);
     return word;
   };
-  return { placeholder: "TYPE", help: `${help}: ${words.join(", ")}`, read: last(convert) };
+  return { placeholder, help: `${help}: ${words.join(", ")}`, read: last(convert) };
 }
 
 /** An option that may be repeated; each text counts. */
@@ -142,6 +165,10 @@ export const kvOption = kvOptionOf("f16");
 
 export const contextOption = {
   ctx: whole("N", "positions to remember; default: what the model was trained on, at most 4096", countFrom(1)),
+};
+
+export const rollbackOption = {
+  rollback: whole("N", "tokens that can be taken back from the end of every sequence; default 0", countFrom(0)),
 };
 
 export const limitOption = { "max-tokens": whole("N", "most tokens to generate", countFrom(0), "n") };
