@@ -38,6 +38,12 @@ export const environmentVariables = [
     audience: "users",
   },
   {
+    name: "STRATA_POISON",
+    meaning: "set to anything: free cells and unused buffers hold NaN, so that whatever reads them shows",
+    default: "off",
+    audience: "developers",
+  },
+  {
     name: "STRATA_ZIG",
     meaning: "the Zig compiler that tests build with, set by `npm test`",
     default: "none",

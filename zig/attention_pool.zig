@@ -263,7 +263,9 @@ pub const AttentionPool = struct {
         const to = &pool.holders[destination];
         assert(to.pieces.items.len == 0);
         try to.pieces.ensureTotalCapacity(pool.gpa, from.pieces.items.len);
-        const low = if (pool.lets_go()) @max(from.min, pool.lowest_seen(end)) else from.min;
+        // A snapshot resumes; a copy can also be taken back as far as its source.
+        const is_snapshot = destination >= pool.config.sequences;
+        const low = if (is_snapshot and pool.lets_go()) @max(from.min, pool.lowest_seen(end)) else from.min;
         errdefer pool.clear(destination);
         to.* = .{ .pieces = to.pieces, .dropped = from.dropped, .min = low, .end = end, .stamp = value };
         for (from.pieces.items) |piece| {

@@ -62,6 +62,8 @@ pub const Config = extern struct {
         pub const no_flash: u32 = 4;
         /// Only graphs are built and measured: no memory is allocated and nothing is computed.
         pub const dry: u32 = 8;
+        /// Free cells and unused buffers hold NaN, so that whatever reads them shows.
+        pub const poison: u32 = 16;
     };
 
     pub fn has(config: Config, flag: u32) bool {
@@ -78,6 +80,7 @@ pub const Config = extern struct {
             .cells = @intCast(config.cells),
             .separate = config.has(Flags.separate),
             .whole_windows = config.has(Flags.whole_windows),
+            .poison = config.has(Flags.poison),
         };
     }
 
@@ -832,6 +835,7 @@ pub const Engine = struct {
         graph: *Graph,
     ) status.Error!void {
         try self.bind(graph);
+        if (self.config.has(Config.Flags.poison)) tensor_data.poison_buffer(self.compute);
         graph.fill(sub_batch, batch.tokens[sub_batch.first_token..][0..sub_batch.row_count], &self.plan);
         const finished = &graph.finished.?;
         var plan = finished.plan;

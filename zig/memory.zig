@@ -198,6 +198,7 @@ pub const Memory = struct {
             return status.fail(error.OutOfMemory, "the model's memory needs {d} bytes, which the system refused; use " ++
                 "a smaller context, fewer sequences or a smaller type", .{total});
         };
+        if (memory.config.poison) tensor_data.poison_buffer(buffer);
         memory.buffer = buffer;
         memory.bytes = total;
         const base: [*]u8 = @ptrCast(c.ggml_backend_buffer_get_base(buffer).?);
@@ -674,6 +675,28 @@ pub const Memory = struct {
                 if (tag == .attention) memory.copy_cells(@intCast(index), pool_plan.attention.copies.items);
             },
         };
+        if (memory.config.poison) memory.poison_cells(plan);
+    }
+
+    /// Fills all cells that nobody has written with NaN, those that the step will write among them.
+    fn poison_cells(memory: *Memory, plan: *const Plan) void {
+        for (memory.declarations, memory.tensors) |d, tensors| {
+            if (d.shared_from >= 0) continue;
+            for (tensors.items) |item| if (item) |tensor| switch (memory.pools[tensors.pool]) {
+                .attention => |leaf| {
+                    const block_cells = attention_pool.block_cells;
+                    for (leaf.blocks.references, leaf.blocks.filled, 0..) |owners, filled, block| {
+                        const used = if (owners > 0) filled else 0;
+                        tensor_data.poison_rows(tensor, block * block_cells + used, block_cells - used);
+                    }
+                    for (plan.pools[tensors.pool].attention.cells.items) |cell| tensor_data.poison_rows(tensor, @intCast(cell), 1);
+                },
+                .recurrent => |leaf| {
+                    for (leaf.cells.references, 0..) |owners, cell| if (owners == 0) tensor_data.poison_rows(tensor, cell, 1);
+                    for (plan.pools[tensors.pool].recurrent.cuts.items) |cut| tensor_data.poison_rows(tensor, cut.cell, 1);
+                },
+            };
+        }
     }
 
     /// The sub-batch was computed: `tokens` are its.

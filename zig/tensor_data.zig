@@ -39,6 +39,20 @@ pub fn read_rows(tensor: *const Tensor, first: usize, count: usize) []const u8 {
     return base[first * row_bytes ..][0 .. count * row_bytes];
 }
 
+/// Bytes that are NaN in every type: whatever is read before it is written shows.
+const poison: u8 = 0xff;
+
+pub fn poison_rows(tensor: *Tensor, first: usize, count: usize) void {
+    const row_bytes = tensor.nb[1];
+    assert((first + count) * row_bytes <= c.ggml_nbytes(tensor));
+    const base: [*]u8 = @ptrCast(tensor.data.?);
+    @memset(base[first * row_bytes ..][0 .. count * row_bytes], poison);
+}
+
+pub fn poison_buffer(buffer: c.ggml_backend_buffer_t) void {
+    if (buffer != null) c.ggml_backend_buffer_clear(buffer, poison);
+}
+
 /// The values of a contiguous f32 tensor, for kernels and samplers that run on the CPU.
 pub fn values_f32(tensor: *const Tensor) []const f32 {
     assert(tensor.type == c.GGML_TYPE_F32 and c.ggml_is_contiguous(tensor));

@@ -40,7 +40,10 @@ export interface SequenceHost {
 export class Sequence implements Disposable {
   private number: number | undefined;
   private readonly taken = new Set<Snapshot>();
-  private pending: Promise<unknown> = Promise.resolve();
+  /** Work that has been asked for and has not ended. */
+  private running = 0;
+  /** Gives the sequence's place back when that work has ended. */
+  private whenIdle: (() => void) | undefined;
 
   /** For the SDK; use `model.sequence()`. */
   constructor(
@@ -170,16 +173,14 @@ export class Sequence implements Disposable {
     this.host.engine.restoreSnapshot(snapshot.handle, this.index);
   }
 
-  /** Frees what the sequence holds, and its place for others. */
+  /** Frees what the sequence holds, and its place for others: at once, or when what runs with it has ended. */
   dispose(): void {
     const { number } = this;
     if (number === undefined) return;
     this.number = undefined;
-    // What still runs with it must end first.
-    void this.pending.then(
-      () => this.host.scheduler.release(number),
-      () => this.host.scheduler.release(number),
-    );
+    const release = () => this.host.scheduler.release(number);
+    if (this.running === 0) release();
+    else this.whenIdle = release;
   }
 
   [Symbol.dispose](): void {
@@ -192,10 +193,15 @@ export class Sequence implements Disposable {
     this.taken.add(snapshot);
   }
 
-  /** For the SDK: work that must end before the sequence is given back. */
-  hold<T>(work: Promise<T>): Promise<T> {
-    this.pending = Promise.allSettled([this.pending, work]);
-    return work;
+  /** For the SDK: does work that must end before the sequence is given back. */
+  async hold<T>(work: Promise<T>): Promise<T> {
+    this.running += 1;
+    try {
+      return await work;
+    } finally {
+      this.running -= 1;
+      if (this.running === 0) this.whenIdle?.();
+    }
   }
 
   private task(task: Omit<SequenceTask, "sequence">): Promise<void> {

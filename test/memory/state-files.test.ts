@@ -73,7 +73,6 @@ describe("a saved sequence", () => {
       }
       for (const snapshot of sequence.snapshots) snapshot.dispose();
       sequence.dispose();
-      await Bun.sleep(1);
       const { freeBlocks, freeCells, snapshots } = model.counters();
       expect({ freeBlocks, freeCells, snapshots }).toEqual({
         freeBlocks: before.freeBlocks,
@@ -98,9 +97,7 @@ describe("a saved sequence", () => {
     const tokens = copies.map((copy) => copy.tokens);
     for (const copy of copies) copy.dispose();
     first.dispose();
-    await Bun.sleep(1);
     expect((await refusal(model.restore(place("all.state")))).message).toContain("restoreAll");
-    await Bun.sleep(1);
     const all = await model.restoreAll(place("all.state"));
     expect(all.map((sequence) => sequence.tokens)).toEqual([someTokens(120, 3), ...tokens]);
   });
@@ -203,7 +200,6 @@ describe("what is no such state", () => {
     const sequence = small.sequence();
     await sequence.feed(someTokens(10, 1));
     sequence.dispose();
-    await Bun.sleep(1);
     const restored = await small.restore(path());
     expect(restored.position).toBe(33);
   });
