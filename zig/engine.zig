@@ -64,6 +64,8 @@ pub const Config = extern struct {
         pub const dry: u32 = 8;
         /// Free cells and unused buffers hold NaN, so that whatever reads them shows.
         pub const poison: u32 = 16;
+        /// Snapshots hold states in f16.
+        pub const half_snapshots: u32 = 32;
     };
 
     pub fn has(config: Config, flag: u32) bool {
@@ -81,6 +83,7 @@ pub const Config = extern struct {
             .separate = config.has(Flags.separate),
             .whole_windows = config.has(Flags.whole_windows),
             .poison = config.has(Flags.poison),
+            .half_snapshots = config.has(Flags.half_snapshots),
         };
     }
 

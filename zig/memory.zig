@@ -77,6 +77,8 @@ pub const Tensors = struct {
     items: [declaration.states_max]?*Tensor = @splat(null),
     /// The inputs from which states are computed again, `[inputs, rows]`.
     log: ?*Tensor = null,
+    /// The states that snapshots hold, in f16, one row for each.
+    halves: [declaration.states_max]?*Tensor = @splat(null),
 };
 
 /// A snapshot's slot. Its holder's number is that of the sequences and its index.
@@ -124,7 +126,7 @@ pub const Memory = struct {
         errdefer gpa.free(slots);
         @memset(slots, .{});
         const context = c.ggml_init(.{
-            .mem_size = c.ggml_tensor_overhead() * (own.len * (declaration.states_max + 1) + 1),
+            .mem_size = c.ggml_tensor_overhead() * (own.len * (2 * declaration.states_max + 1) + 1),
             .mem_buffer = null,
             .no_alloc = true,
         }) orelse return error.OutOfMemory;
@@ -174,6 +176,11 @@ pub const Memory = struct {
                 if (column.elements == 0) continue;
                 tensors.items[i] = c.ggml_new_tensor_2d(memory.context, column.type, column.elements, cells);
             }
+            const half_rows = memory.layout.half_rows(pool);
+            if (half_rows > 0) for (memory_layout.columns(d), 0..) |column, i| {
+                if (column.elements == 0) continue;
+                tensors.halves[i] = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F16, column.elements, half_rows);
+            };
             const rows = memory.layout.log_rows(pool);
             if (rows > 0) tensors.log = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F32, d.inputs, rows);
         }
@@ -324,10 +331,36 @@ pub const Memory = struct {
                 memory.copy_cells(@intCast(index), copies.items);
             },
             .recurrent => |*leaf| {
+                if (leaf.holders[from].half != null) {
+                    memory.convert_states(@intCast(index), from, leaf.take_half(from, to), .to_cell);
+                    continue;
+                }
                 try leaf.copy(from, to);
                 if (@max(from, to) < memory.config.sequences) memory.copy_log(@intCast(index), from, to);
+                memory.halve(to);
             },
         };
+    }
+
+    /// Writes a new snapshot's states down in f16, where that was chosen.
+    pub fn halve(memory: *Memory, holder: u32) void {
+        if (!memory.config.half_snapshots or holder < memory.config.sequences) return;
+        for (memory.pools, 0..) |*pool, index| if (pool.* == .recurrent) {
+            const cell = pool.recurrent.holders[holder].cell orelse continue;
+            memory.convert_states(@intCast(index), holder, cell, .to_half);
+            pool.recurrent.leave_half(holder);
+        };
+    }
+
+    fn convert_states(memory: *Memory, pool: u32, snapshot: u32, cell: u32, way: enum { to_half, to_cell }) void {
+        const row = snapshot - memory.config.sequences;
+        for (memory.declarations, memory.tensors) |d, tensors| {
+            if (d.shared_from >= 0 or tensors.pool != pool) continue;
+            for (tensors.items, tensors.halves) |item, half| if (item) |tensor| switch (way) {
+                .to_half => tensor_data.convert_row(tensor, cell, half.?, row),
+                .to_cell => tensor_data.convert_row(half.?, row, tensor, cell),
+            };
+        }
     }
 
     fn no_room(memory: *const Memory, pool: *const Pool, err: error{ OutOfMemory, Full }) status.Error {
@@ -578,6 +611,14 @@ pub const Memory = struct {
             };
             try place_mark(batch, mark, holder);
         }
+        if (memory.config.half_snapshots) for (batch.sub_batches) |sub_batch| {
+            var count: usize = 0;
+            for (sub_batch.runs) |run| count += run.marks.len;
+            if (count > RecurrentPool.marks_max) {
+                return status.fail(error.Refused, "{d} snapshots were wanted within one step, and {d} can be taken at once where they " ++
+                    "are held in f16", .{ count, RecurrentPool.marks_max });
+            }
+        };
     }
 
     fn place_mark(batch: *Batch, mark: batch_file.MarkRequest, holder: u32) error{OutOfMemory}!void {
@@ -715,6 +756,7 @@ pub const Memory = struct {
             for (run.marks) |mark| {
                 const count = history.count_before(mark.position);
                 memory.histories[mark.holder].assign(memory.gpa, history, count) catch unreachable; // reserved
+                memory.halve(mark.holder);
             }
         }
     }

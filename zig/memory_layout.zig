@@ -30,6 +30,8 @@ pub const Config = struct {
     whole_windows: bool = false,
     /// Cells that nobody has written hold NaN.
     poison: bool = false,
+    /// Snapshots hold states in f16.
+    half_snapshots: bool = false,
 };
 
 /// What one declared memory takes. Crosses the ABI.
@@ -65,12 +67,18 @@ pub const PoolConfig = union(declaration.Kind) {
         };
     }
 
-    /// Cells that one snapshot may come to hold alone.
-    fn snapshot_cells(config: PoolConfig) u32 {
+    /// Bytes of a memory that one snapshot may come to hold alone.
+    fn snapshot_bytes(config: PoolConfig, d: MemoryDeclaration) usize {
         return switch (config) {
-            .attention => |attention| AttentionPool.snapshot_blocks(attention) * attention_pool.block_cells,
-            .recurrent => 1,
+            .attention => |attention| AttentionPool.snapshot_blocks(attention) * attention_pool.block_cells * cell_bytes(d),
+            .recurrent => |recurrent| if (recurrent.half_snapshots) half_bytes(d) else cell_bytes(d),
         };
+    }
+
+    fn without_snapshots(config: PoolConfig) PoolConfig {
+        var other = config;
+        other.set_snapshots(0);
+        return other;
     }
 
     /// Cells that are there only so that tokens can be taken back of sequences; those of snapshots count as theirs.
@@ -143,7 +151,7 @@ pub const Layout = struct {
     fn count_snapshots(layout: *Layout, declarations: []const MemoryDeclaration, budget: u64) void {
         for (declarations, layout.pool_of) |d, pool| {
             if (d.shared_from >= 0) continue;
-            layout.bytes_per_snapshot += layout.pools[pool].snapshot_cells() * cell_bytes(d);
+            layout.bytes_per_snapshot += layout.pools[pool].snapshot_bytes(d);
         }
         if (layout.bytes_per_snapshot == 0) return;
         layout.snapshots = @intCast(@min(snapshots_max, budget / layout.bytes_per_snapshot));
@@ -170,9 +178,11 @@ pub const Layout = struct {
             share.bytes_per_cell = each;
             for (columns(d)) |column| share.bytes += @floatFromInt(aligned(column.bytes() * cells));
             const log: f64 = @floatFromInt(aligned(layout.log_bytes(d, index)));
-            share.bytes += log;
+            const half: f64 = @floatFromInt(layout.half_snapshot_bytes(d, index));
+            share.bytes += log + half;
             share.rollback_bytes = @as(f64, @floatFromInt(pool.rollback_cells())) * each + log;
-            share.snapshot_bytes = @as(f64, @floatFromInt(layout.snapshots * pool.snapshot_cells())) * each;
+            const snapshot_cells: f64 = @floatFromInt(cells - pool.without_snapshots().cell_count());
+            share.snapshot_bytes = snapshot_cells * each + half;
             total += share.bytes;
         }
         return .{
@@ -188,6 +198,20 @@ pub const Layout = struct {
             .attention => 0,
             .recurrent => |recurrent| RecurrentPool.log_rows(recurrent) * recurrent.sequences,
         };
+    }
+
+    /// Rows of the states in f16 that snapshots hold.
+    pub fn half_rows(layout: *const Layout, pool: u32) u32 {
+        return switch (layout.pools[pool]) {
+            .attention => 0,
+            .recurrent => |recurrent| if (recurrent.half_snapshots) layout.snapshots else 0,
+        };
+    }
+
+    fn half_snapshot_bytes(layout: *const Layout, d: MemoryDeclaration, pool: u32) usize {
+        var total: usize = 0;
+        for (columns(d)) |column| total += aligned(2 * @as(usize, @intCast(column.elements)) * layout.half_rows(pool));
+        return total;
     }
 
     fn log_bytes(layout: *const Layout, d: MemoryDeclaration, pool: u32) usize {
@@ -225,6 +249,10 @@ pub fn columns(d: MemoryDeclaration) [declaration.states_max]Column {
         },
     }
     return result;
+}
+
+fn half_bytes(d: MemoryDeclaration) usize {
+    return 2 * @as(usize, @intCast(d.elements_per_cell()));
 }
 
 fn cell_bytes(d: MemoryDeclaration) usize {
@@ -267,6 +295,7 @@ fn pool_config(d: MemoryDeclaration, config: Config) PoolConfig {
             .sequences = config.sequences,
             .method = method(d, config),
             .rollback = config.rollback,
+            .half_snapshots = config.half_snapshots,
         } },
     };
 }

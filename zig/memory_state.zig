@@ -78,6 +78,9 @@ pub fn declaration_hash(declarations: []const declaration.MemoryDeclaration) u64
     return hasher.final();
 }
 
+/// Marks the row of a snapshot's states in f16 among the cells.
+const half_place: u32 = 1 << 31;
+
 /// Numbers things in the order in which they are first met.
 const Numbers = struct {
     order: std.ArrayList(u32) = .empty,
@@ -208,8 +211,9 @@ const Saving = struct {
 
     fn write_state(saving: *Saving, pool: *const RecurrentPool, holder: u32, p: usize) status.Error!void {
         const h = &pool.holders[holder];
-        const stamp: Stamp = if (h.cell) |cell| pool.stamps[cell] else .{};
-        const number: i32 = if (h.cell) |cell| @intCast(try saving.numbers[p].number(saving.gpa, cell)) else -1;
+        const stamp: Stamp = if (h.cell) |cell| pool.stamps[cell] else h.half orelse .{};
+        const place: ?u32 = h.cell orelse if (h.half != null) half_place | (holder - saving.memory.config.sequences) else null;
+        const number: i32 = if (place) |thing| @intCast(try saving.numbers[p].number(saving.gpa, thing)) else -1;
         try saving.writer.write(std.mem.asBytes(&PoolRecord{
             .min = @max(h.end - 1, 0),
             .end = h.end,
@@ -234,10 +238,22 @@ const Saving = struct {
                     try saving.writer.write(tensor_data.read_rows(tensor, block * block_cells, filled));
                     try saving.write_zeros((block_cells - filled) * row);
                 },
-                .recurrent => try saving.writer.write(tensor_data.read_rows(tensor, block, 1)),
+                .recurrent => if (block & half_place == 0) {
+                    try saving.writer.write(tensor_data.read_rows(tensor, block, 1));
+                } else try saving.write_half(tensor, tensors.halves[t].?, block & ~half_place),
             };
             saving.writer.end_section();
         };
+    }
+
+    /// A state that is held in f16 is written as its cells are: files are the same whichever was chosen.
+    fn write_half(saving: *Saving, tensor: *const tensor_data.Tensor, half: *const tensor_data.Tensor, row: u32) status.Error!void {
+        const elements: usize = @intCast(tensor.ne[0]);
+        if (tensor.type == half.type) return saving.writer.write(tensor_data.read_rows(half, row, 1));
+        const numbers = try saving.gpa.alloc(f32, elements);
+        defer saving.gpa.free(numbers);
+        tensor_data.widen_row(half, row, numbers);
+        try saving.writer.write(std.mem.sliceAsBytes(numbers));
     }
 
     fn write_zeros(saving: *Saving, count: usize) status.Error!void {
@@ -377,6 +393,7 @@ const Restoring = struct {
         const own = try restoring.gpa.alloc(u32, filled.len);
         defer restoring.gpa.free(own);
         const separate = memory.config.separate and memory.pools[p] == .attention;
+        if (memory.config.half_snapshots and memory.pools[p] == .recurrent) return restoring.restore_one_by_one(p, filled, own, targets);
         if (!separate) {
             try restoring.take_all(p, filled, own, null);
             defer restoring.release_all(p, own);
@@ -387,6 +404,42 @@ const Restoring = struct {
             try restoring.take_all(p, filled, own, target);
             defer restoring.release_all(p, own);
             try restoring.adopt(p, target, @intCast(index), own, filled);
+        }
+    }
+
+    /// Where snapshots are held in f16, there are not cells for all of them at once.
+    fn restore_one_by_one(restoring: *Restoring, p: u32, filled: []const u32, own: []u32, targets: []const u32) status.Error!void {
+        const leaf = &restoring.memory.pools[p].recurrent;
+        for (targets, 0..) |target, index| {
+            const cell = leaf.cells.take(null) orelse return status.fail(error.Full, "{s}: no state cell is free", .{restoring.state.path});
+            defer leaf.cells.release(cell);
+            @memset(own, cell);
+            try restoring.fill_from(p, try restoring.state_number(p, @intCast(index)), cell);
+            try restoring.adopt(p, target, @intCast(index), own, filled);
+            restoring.memory.halve(target);
+        }
+    }
+
+    /// The number in the file of a holder's state; -1 = none.
+    fn state_number(restoring: *Restoring, p: u32, index: u32) status.Error!i32 {
+        const number: u32 = index * @as(u32, @intCast(restoring.memory.pools.len)) + p;
+        const bytes = restoring.state.reader.section(@backingInt(Kind.pieces), number) orelse return restoring.odd("pieces are missing");
+        if (bytes.len < @sizeOf(PoolRecord)) return restoring.odd("a record is cut short");
+        return std.mem.bytesToValue(PoolRecord, bytes[0..@sizeOf(PoolRecord)]).cell;
+    }
+
+    fn fill_from(restoring: *Restoring, p: u32, number: i32, cell: u32) status.Error!void {
+        if (number < 0) return;
+        for (restoring.memory.declarations, restoring.memory.tensors, 0..) |d, tensors, index| {
+            if (d.shared_from >= 0 or tensors.pool != p) continue;
+            for (tensors.items, 0..) |item, t| if (item) |tensor| {
+                const section: u32 = @intCast(index * declaration.states_max + t);
+                const bytes = restoring.state.reader.section(@backingInt(Kind.cells), section) orelse return restoring.odd("cells are missing");
+                const size = tensor.nb[1];
+                const first = @as(usize, @intCast(number)) * size;
+                if (first + size > bytes.len) return restoring.odd("its cells have another size");
+                tensor_data.set(tensor, cell * size, bytes[first..][0..size]);
+            };
         }
     }
 

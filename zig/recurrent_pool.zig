@@ -39,6 +39,8 @@ pub const RecurrentPool = struct {
         /// One past the position that the state stands for.
         end: i32 = 0,
         pending: bool = false,
+        /// Of a snapshot: its state is held in f16, and stands for this.
+        half: ?Stamp = null,
         /// States before the newest one, oldest first.
         kept: std.ArrayList(Kept) = .empty,
         /// The state from which the log goes on; null cell = zeros.
@@ -53,7 +55,13 @@ pub const RecurrentPool = struct {
         method: Method = .none,
         /// Tokens that can be taken back.
         rollback: u32 = 0,
+        /// Snapshots hold their states in f16, elsewhere; cells are there for those that a batch is taking.
+        half_snapshots: bool = false,
     };
+
+    /// Snapshots that one sub-batch can take where they are held in f16.
+    pub const marks_max = 8;
+
 
     /// One cell to read and one to write for each sequence, what a rollback needs, and one for each snapshot.
     pub fn cell_count_for(config: Config) u32 {
@@ -62,7 +70,8 @@ pub const RecurrentPool = struct {
             .kept => config.rollback,
             .log => 1,
         };
-        return config.sequences * each + config.snapshots;
+        const snapshots = if (config.half_snapshots) @min(config.snapshots, marks_max) else config.snapshots;
+        return config.sequences * each + snapshots;
     }
 
     /// Rows of the log for each sequence: as many as can be taken back, and as many again before the base moves on.
@@ -193,6 +202,7 @@ pub const RecurrentPool = struct {
         const from = &pool.holders[source];
         const to = &pool.holders[destination];
         assert(to.cell == null and to.base == null and to.kept.items.len == 0);
+        assert(from.half == null);
         to.end = from.end;
         const is_snapshot = @max(source, destination) >= pool.config.sequences;
         assert(!(is_snapshot and from.pending));
@@ -203,6 +213,27 @@ pub const RecurrentPool = struct {
             to.pending = from.pending;
         }
         to.cell = pool.retained(from.cell);
+    }
+
+    /// A snapshot's state was written down in f16: its cell is free again.
+    pub fn leave_half(pool: *RecurrentPool, holder: u32) void {
+        const h = &pool.holders[holder];
+        const cell = h.cell orelse return;
+        h.half = pool.stamps[cell];
+        pool.cells.release(cell);
+        h.cell = null;
+    }
+
+    /// Gives an empty sequence a cell for the state of a snapshot that is held in f16.
+    pub fn take_half(pool: *RecurrentPool, source: u32, destination: u32) Block {
+        const from = &pool.holders[source];
+        const to = &pool.holders[destination];
+        // An empty sequence owns none of the cells that are there for it.
+        const cell = pool.cells.take(null).?;
+        pool.stamps[cell] = from.half.?;
+        to.cell = cell;
+        to.end = from.end;
+        return cell;
     }
 
     /// Positions move; what could be taken back stood at others.

@@ -39,6 +39,28 @@ pub fn read_rows(tensor: *const Tensor, first: usize, count: usize) []const u8 {
     return base[first * row_bytes ..][0 .. count * row_bytes];
 }
 
+/// Copies a row of f32 or f16 to a row of f16, or the other way round.
+pub fn convert_row(from: *const Tensor, from_row: usize, to: *Tensor, to_row: usize) void {
+    assert(from.ne[0] == to.ne[0]);
+    const count: usize = @intCast(from.ne[0]);
+    const source = base_bytes(from) + from_row * from.nb[1];
+    const target = base_bytes(to) + to_row * to.nb[1];
+    if (from.type == to.type) {
+        @memcpy(target[0..to.nb[1]], source[0..to.nb[1]]);
+    } else if (from.type == c.GGML_TYPE_F32) {
+        c.ggml_cpu_fp32_to_fp16(@ptrCast(@alignCast(source)), @ptrCast(@alignCast(target)), @intCast(count));
+    } else {
+        c.ggml_cpu_fp16_to_fp32(@ptrCast(@alignCast(source)), @ptrCast(@alignCast(target)), @intCast(count));
+    }
+}
+
+/// A row of f16 as floats.
+pub fn widen_row(from: *const Tensor, row: usize, out: []f32) void {
+    assert(from.type == c.GGML_TYPE_F16 and from.ne[0] == out.len);
+    const source = base_bytes(from) + row * from.nb[1];
+    c.ggml_cpu_fp16_to_fp32(@ptrCast(@alignCast(source)), out.ptr, @intCast(out.len));
+}
+
 /// Bytes that are NaN in every type: whatever is read before it is written shows.
 const poison: u8 = 0xff;
 

@@ -43,6 +43,11 @@ export interface MemoryOptions {
   readonly rollback?: number | undefined;
   /** What snapshots of sequences may take together. Default 0: none can be taken. */
   readonly snapshotBytes?: number | undefined;
+  /**
+   * Element type of the states that snapshots hold. "f16" takes half the bytes; what is resumed from such a snapshot is
+   * then not to the bit what it was. Default "f32".
+   */
+  readonly snapshotType?: "f32" | "f16" | undefined;
   /** Positions of all sequences together, where that is fewer than what each could reach. Default: not limited. */
   readonly cells?: number | undefined;
   /** "shared" (default): sequences share attention cells; "separate": each has its own, and copies instead of sharing. */
@@ -150,6 +155,7 @@ export function engineConfig(read: ReadArchitecture, options: LoadOptions): Engi
       (options.streams === "separate" ? engineFlags.separate : 0) |
       (options.wholeWindows ? engineFlags.wholeWindows : 0) |
       ((options.flashAttention ?? true) ? 0 : engineFlags.noFlash) |
+      (options.snapshotType === "f16" ? engineFlags.halfSnapshots : 0) |
       (readEnvironment("STRATA_POISON") === undefined ? 0 : engineFlags.poison),
   };
 }

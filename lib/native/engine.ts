@@ -47,7 +47,7 @@ export interface EngineConfig {
 }
 
 /** `Engine.Config.Flags` of the library. */
-export const engineFlags = { separate: 1, wholeWindows: 2, noFlash: 4, dry: 8, poison: 16 } as const;
+export const engineFlags = { separate: 1, wholeWindows: 2, noFlash: 4, dry: 8, poison: 16, halfSnapshots: 32 } as const;
 
 export interface MemoryShare {
   readonly pool: number;

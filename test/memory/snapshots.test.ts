@@ -1,7 +1,8 @@
 /** Snapshots are taken within a prefill without cutting it, count in bytes, and resume where they were taken. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
 import { loadModel, StrataError, type LoadOptions } from "ggstrata";
-import { fixtureNames, fixturePath, refusal, someTokens, thrown } from "../model/help.ts";
+import { fixtureNames, fixturePath, Folder, refusal, someTokens, thrown } from "../model/help.ts";
 import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(120_000);
@@ -87,5 +88,45 @@ describe.each(fixtureNames)("%s", (name) => {
     expect(sequence.feed(someTokens(20, 2), { snapshots: [31, 40], signal })).rejects.toThrow();
     expect(await refusal(sequence.feed(someTokens(60, 2), { snapshots: [31] }))).toBeInstanceOf(StrataError);
     expect(model.counters()).toMatchObject({ freeBlocks: before.freeBlocks, freeCells: before.freeCells, snapshots: 0 });
+  });
+});
+
+describe.each(["mamba2", "granitehybrid"] as const)("states of %s in f16", (name) => {
+  test("take half the bytes, resume nearly, and are saved and restored as they are", async () => {
+    const settings = { ...options, snapshotType: "f16" } as const;
+    await using whole = await loadModel(fixturePath(name), options);
+    await using model = await loadModel(fixturePath(name), settings);
+    const states = ({ memory }: typeof model) =>
+      memory.layers.flatMap(({ memories }) => memories).filter(({ kind }) => kind === "recurrent");
+    const bytes = states(model).reduce((sum, { bytesPerCell }) => sum + bytesPerCell, 0);
+    expect(whole.memory.bytesPerSnapshot - model.memory.bytesPerSnapshot).toBe(bytes / 2);
+    expect(model.counters().memoryBytes).toBe(model.memory.bytes);
+
+    using sequence = model.sequence();
+    const text = someTokens(60, 1);
+    const { snapshots } = await sequence.feed(text, { snapshots: [20, 60] });
+    const [middle] = snapshots;
+    if (middle === undefined) throw new Error("no snapshot was taken");
+    using resumed = model.sequence();
+    resumed.restore(middle);
+    const actual = (await resumed.feed(text.slice(20))).logits[0] ?? new Float32Array(1);
+    using fresh = model.sequence();
+    const expected = (await fresh.feed(text)).logits[0] ?? new Float32Array(1);
+    expect(nmse(actual, expected)).toBeGreaterThan(0);
+    expect(nmse(actual, expected)).toBeLessThan(1e-4);
+
+    using folder = new Folder();
+    const path = join(folder.path, "half.state");
+    await sequence.save(path);
+    for (const other of [settings, options]) {
+      await using loaded = await loadModel(fixturePath(name), other);
+      const restored = await loaded.restore(path);
+      restored.restore(restored.snapshots[0] as (typeof restored.snapshots)[0]);
+      expect((await restored.feed(text.slice(20))).logits[0]).toEqual(actual);
+    }
+    // More at once than there are cells for on the way.
+    const many = Array.from({ length: 9 }, (_, i) => i + 1);
+    fresh.clear();
+    expect((await refusal(fresh.feed(text, { snapshots: many }))).message).toContain("8 can be taken at once");
   });
 });
