@@ -10,7 +10,8 @@ import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 const llama = await getLlama({ gpu: false, build: "never", progressLogs: false, logLevel: LlamaLogLevel.error });
 // The package's own classes trim and merge what they tokenize: the bindings do exactly what libllama does.
 const bindings = /** @type {Addon} */ (Reflect.get(llama, "_bindings"));
-const dataTypes = { f32: 0, f16: 1 };
+/** ggml's numbers. */
+const dataTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 8, bf16: 30 };
 /** @type {Map<string, AddonModel>} */
 const models = new Map();
 
@@ -75,6 +76,24 @@ const operations = {
       }
       sampler.dispose();
       return result;
+    });
+  },
+
+  async logits({ model, tokens, prompt, ...settings }) {
+    const handle = await openModel(model, false);
+    const sizes = { contextSize: tokens.length, batchSize: prompt };
+    return withContext(handle, { ...settings, ...sizes }, async (context) => {
+      const sampler = greedySampler(handle);
+      const rows = [];
+      for (let position = 0; position < tokens.length;) {
+        const input = tokens.slice(position, position === 0 ? prompt : position + 1);
+        for (const index of await feed(context, position, input, [...input.keys()])) {
+          rows.push(await logitsAt(context, sampler, index));
+        }
+        position += input.length;
+      }
+      sampler.dispose();
+      return rows;
     });
   },
 
@@ -199,6 +218,21 @@ async function logProbability(context, sampler, index, token) {
   const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const sum = logits.reduce((total, logit) => total + Math.exp(logit - highest), 0);
   return (pairs[chosen + 1] ?? NaN) - highest - Math.log(sum);
+}
+
+/**
+ * All logits at one index of the batch, in the order of their tokens.
+ *
+ * @param {AddonContext} context
+ * @param {AddonSampler} sampler
+ * @param {number} index
+ */
+async function logitsAt(context, sampler, index) {
+  const [, , , pairs = []] = await context.sampleToken(index, sampler, false, false, true);
+  /** @type {number[]} */
+  const row = Array(pairs.length / 2).fill(NaN);
+  for (let entry = 0; entry < pairs.length; entry += 2) row[pairs[entry] ?? NaN] = pairs[entry + 1] ?? NaN;
+  return row;
 }
 
 /**

@@ -2,6 +2,7 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 import { fileURLToPath } from "node:url";
+import type { KvType } from "ggstrata";
 
 /** Ids are null where the file has no such token. */
 export interface PeerVocabulary {
@@ -23,7 +24,7 @@ export interface PeerAttributes {
 export interface PeerContext {
   readonly threads?: number;
   readonly flashAttention?: boolean;
-  readonly kvType?: "f16" | "f32";
+  readonly kvType?: KvType;
 }
 
 /** One position of a greedy continuation: the token taken there, and the most probable ones, the best first. */
@@ -52,6 +53,13 @@ export interface LogProbabilitiesRequest extends PeerContext {
   readonly from: number;
 }
 
+export interface LogitsRequest extends PeerContext {
+  readonly model: string;
+  readonly tokens: readonly number[];
+  /** How many of them are fed at once; the others follow one by one. */
+  readonly prompt: number;
+}
+
 export interface BenchRequest extends PeerContext {
   readonly model: string;
   readonly promptTokens: number;
@@ -71,6 +79,7 @@ export interface PeerOperations {
   };
   greedy: { request: GreedyRequest; result: PeerStep[][] };
   logProbabilities: { request: LogProbabilitiesRequest; result: number[] };
+  logits: { request: LogitsRequest; result: number[][] };
   bench: { request: BenchRequest; result: PeerSpeed[] };
   unload: { request: { model: string }; result: null };
 }
@@ -135,6 +144,11 @@ export class Peer implements AsyncDisposable {
   /** Natural logarithms of the probabilities of tokens `from + 1` on, each given all before it, in one batch. */
   logProbabilities(request: LogProbabilitiesRequest): Promise<number[]> {
     return this.ask("logProbabilities", request);
+  }
+
+  /** The logits after each token, `[vocabulary]` each. */
+  logits(request: LogitsRequest): Promise<number[][]> {
+    return this.ask("logits", request);
   }
 
   /** Speeds, one sample a repetition, each from an empty memory. */
