@@ -55,10 +55,12 @@ function stepText({ steps }: MemoryPlan): string {
 }
 
 function optionText({ options }: MemoryPlan): string {
-  const { context, sequences, batch, kv, rollback, streams, wholeWindows, flashAttention, snapshotBytes } = options;
+  const { context, sequences, batch, kv, rollback, streams, wholeWindows, flashAttention } = options;
+  const { snapshotBytes, snapshotType } = options;
+  const half = snapshotType === "f16" ? " with states in f16" : "";
   const parts = [
     `${counted(sequences, "sequence")} of ${context}, batches of ${batch}, keys and values ${kv}`,
-    `rollback ${rollback}, ${formatBytes(snapshotBytes)} for snapshots, ${streams} streams`,
+    `rollback ${rollback}, ${formatBytes(snapshotBytes)} for snapshots${half}, ${streams} streams`,
     ...(wholeWindows ? ["whole windows"] : []),
     ...(flashAttention ? [] : ["no flash attention"]),
   ];
@@ -91,6 +93,7 @@ export const plan = defineCommand({
     seqs: whole("N", "sequences to hold and compute at once; default 1", countFrom(1)),
     ...kvOption,
     snapshots: bytes("what snapshots of sequences may take together; default 0"),
+    "snapshot-type": choice(["f32", "f16"] as const, "type of the states that snapshots hold, default f32"),
     ...rollbackOption,
     batch: whole("N", "most tokens of one step; default 512", countFrom(1)),
     streams: choice(["shared", "separate"] as const, "whether sequences share attention cells, default shared", "HOW"),
@@ -119,6 +122,7 @@ JSON: {"path", "architecture", "kind", "options": {...}, "layers": [{"index": 0,
       sequences: values.seqs,
       kv: values.kv,
       snapshotBytes: values.snapshots,
+      snapshotType: values["snapshot-type"],
       rollback: values.rollback,
       batch: values.batch,
       streams: values.streams,

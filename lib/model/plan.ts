@@ -68,6 +68,8 @@ export interface MemoryPlan {
     readonly kv: KvType;
     readonly rollback: number;
     readonly snapshotBytes: number;
+    /** Element type of the states that snapshots hold. */
+    readonly snapshotType: "f32" | "f16";
     /** Positions of all sequences together; 0: as many as each may reach. */
     readonly cells: number;
     readonly streams: "shared" | "separate";
@@ -193,6 +195,7 @@ function summarise({ file, read, options, config, layout, steps, weights }: Plan
     kind,
     options: {
       ...{ context, sequences, batch, kv: options.kv ?? "f16", rollback, snapshotBytes, cells, threads },
+      snapshotType: options.snapshotType ?? "f32",
       streams: options.streams ?? "shared",
       wholeWindows: options.wholeWindows ?? false,
       flashAttention: options.flashAttention ?? true,

@@ -10,12 +10,12 @@ const gemma = join(checkout, "test/fixtures/gemma3/model.gguf");
 
 test("prints the SDK's plan as JSON, with its options", async () => {
   const args = ["--ctx", "96", "--seqs", "3", "--kv", "f32", "--snapshots", "1MiB", "--rollback", "8", "--batch", "24"];
-  const more = ["--streams", "separate", "--whole-windows", "--no-flash", "--threads", "2"];
+  const more = ["--snapshot-type", "f16", "--streams", "separate", "--whole-windows", "--no-flash", "--threads", "2"];
   const { code, stdout, stderr } = await strataHere("plan", gemma, "--json", ...args, ...more);
   expect([code, stderr]).toEqual([0, ""]);
   const options = {
     ...({ context: 96, sequences: 3, kv: "f32", snapshotBytes: 1 << 20, rollback: 8, batch: 24 } as const),
-    ...({ streams: "separate", wholeWindows: true, flashAttention: false, threads: 2 } as const),
+    ...({ snapshotType: "f16", streams: "separate", wholeWindows: true, flashAttention: false, threads: 2 } as const),
   };
   const plan = JSON.parse(stdout) as MemoryPlan;
   expect(plan).toEqual(await planMemory(gemma, options));

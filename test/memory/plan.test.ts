@@ -66,6 +66,10 @@ const optionSets: Readonly<Record<string, PlanOptions>> = {
     ...{ context: 256, sequences: 4, batch: 16, kv: "bf16", rollback: 16, snapshotBytes: 900_000 },
     ...{ streams: "separate", wholeWindows: true, flashAttention: false },
   },
+  "states of snapshots in f16": {
+    ...{ context: 128, sequences: 2, batch: 32, rollback: 8 },
+    ...{ snapshotBytes: 700_000, snapshotType: "f16" },
+  },
   "few cells, more threads": { context: 300, sequences: 5, batch: 64, cells: 700, rollback: 40, threads: 3 },
   "more sequences than a batch holds": { context: 64, sequences: 70, batch: 24 },
 };
@@ -115,6 +119,14 @@ test("a state has the cell that a step reads and the one it writes", async () =>
     expect(memory.rollback).toBe("replay");
     expect(memory.rollbackBytes).toBeGreaterThan(3 * memory.bytesPerCell);
   }
+});
+
+test("more snapshots fit where they hold states in f16", async () => {
+  const count = async (snapshotType: "f32" | "f16") => {
+    const options = { context: 64, snapshotBytes: 500_000, snapshotType };
+    return (await planMemory(fixturePath("mamba2"), options)).snapshots.count;
+  };
+  expect(await count("f16")).toBeGreaterThanOrEqual(2 * (await count("f32")));
 });
 
 describe("the smallest prefix that can be reused", () => {
