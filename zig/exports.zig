@@ -388,6 +388,30 @@ pub const functions = struct {
     pub fn strata_graph_scan(graph: u32, arguments: *const structs.ScanArguments, out: *structs.TensorInfo) callconv(.c) i32 {
         return code(graphs.scan(graph, arguments, out));
     }
+
+    pub fn strata_graph_scan_mamba1(graph: u32, arguments: *const structs.ScanMamba1Arguments, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.scan_mamba1(graph, arguments, out));
+    }
+
+    pub fn strata_graph_delta_net(graph: u32, arguments: *const structs.DeltaNetArguments, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.delta_net(graph, arguments, out));
+    }
+
+    pub fn strata_graph_wkv6(graph: u32, arguments: *const structs.Wkv6Arguments, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.wkv6(graph, arguments, out));
+    }
+
+    pub fn strata_graph_wkv7(graph: u32, arguments: *const structs.Wkv7Arguments, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.wkv7(graph, arguments, out));
+    }
+
+    pub fn strata_graph_linear_recurrence(graph: u32, memory: i32, state: i32, a: i32, x: i32, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.linear_recurrence(graph, memory, state, a, x, out));
+    }
+
+    pub fn strata_graph_previous(graph: u32, memory: i32, state: i32, x: i32, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.previous(graph, memory, state, x, out));
+    }
 };
 
 pub const abi_hash = describe.hash(describe.description(functions, structs));
@@ -406,4 +430,8 @@ test {
     _ = @import("kernels/attention.zig");
     _ = @import("kernels/convolution.zig");
     _ = @import("kernels/ssm_scan.zig");
+    _ = @import("kernels/delta_net.zig");
+    _ = @import("kernels/wkv.zig");
+    _ = @import("kernels/linear_recurrence.zig");
+    _ = @import("kernels/previous.zig");
 }

@@ -1,7 +1,7 @@
 //! The log of a recurrent memory: what each token put into its states, so that a state can be computed again from an
 //! older one. The operations of the graph write their inputs into it; the same kernels read them back.
 //!
-//! What a scan reads of a convolution's output is not logged: the convolution is computed again as well.
+//! What an operation reads of a convolution's output is not logged: the convolution is computed again as well.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -11,8 +11,6 @@ const declaration = @import("declaration.zig");
 const tensor_data = @import("tensor_data.zig");
 const memory_file = @import("memory.zig");
 const recurrent_pool = @import("recurrent_pool.zig");
-const convolution = @import("kernels/convolution.zig");
-const ssm_scan = @import("kernels/ssm_scan.zig");
 const Segment = @import("kernels/segment.zig").Segment;
 
 const Tensor = c.ggml_tensor;
@@ -23,35 +21,55 @@ const Replay = recurrent_pool.Replay;
 pub const Source = union(enum) {
     /// In these columns of the log.
     logged: Columns,
-    /// In what the convolution before it gave, from this number on.
+    /// In what the convolutions before it gave, from this column on.
     convolved: usize,
 
     pub const Columns = struct { first: usize, width: usize };
 };
 
-pub const Convolve = struct { args: convolution.Args, state: *Tensor, x: Source };
-pub const Scan = struct { args: ssm_scan.Args, state: *Tensor, x: Source, dt: Source, b: Source };
+/// An input of an operation: a row for each token, `width` floats that lie together, and `stride` floats on the next.
+pub const Rows = struct { tensor: *const Tensor, width: usize, stride: usize };
 
 /// An operation on a state, as it is done again.
-pub const Step = union(enum) { convolve: Convolve, scan: Scan };
+pub const Step = struct {
+    operation: *const anyopaque,
+    run: *const fn (operation: *const anyopaque, again: *const Again) void,
+};
+
+/// A convolution whose output later operations may read: its node, and its place among all convolutions' channels.
+const Convolution = struct { node: *const Tensor, first: usize };
 
 /// What is done again for one memory, in the order of its graph.
 pub const Recipe = struct {
     steps: std.ArrayList(Step) = .empty,
-    /// The node that the convolution made, for the operations that read it.
-    convolved: ?*Tensor = null,
+    convolutions: std.ArrayList(Convolution) = .empty,
+    /// Of all convolutions, and of the log.
     channels: usize = 0,
     columns: usize = 0,
+    /// One bit for each state that an operation advances; each state has one operation.
+    advanced: std.bit_set.Integer(declaration.states_max) = .empty,
 
-    /// Where an input is found again: in the convolution's output, if it is a view of that, or else in the log.
-    pub fn source(recipe: *Recipe, tensor: *const Tensor) Source {
-        if (recipe.convolved) |node| {
-            const same_rows = tensor.ne[1] == 1 or tensor.nb[1] == node.nb[1];
-            if (tensor.view_src == node and same_rows) return .{ .convolved = tensor.view_offs / @sizeOf(f32) };
+    /// Where an input is found again: in a convolution's output, if it is a part of that, or else in the log.
+    pub fn source(recipe: *Recipe, rows: Rows) Source {
+        for (recipe.convolutions.items) |convolution| {
+            const node = convolution.node;
+            const is_part = rows.tensor == node or rows.tensor.view_src == node;
+            const same_rows = node.ne[1] == 1 or rows.stride * @sizeOf(f32) == node.nb[1];
+            if (!is_part or !same_rows) continue;
+            const offset = if (rows.tensor == node) 0 else rows.tensor.view_offs / @sizeOf(f32);
+            assert(offset + rows.width <= @as(usize, @intCast(node.ne[0])));
+            return .{ .convolved = convolution.first + offset };
         }
-        const width: usize = @intCast(tensor.ne[0]);
-        defer recipe.columns += width;
-        return .{ .logged = .{ .first = recipe.columns, .width = width } };
+        defer recipe.columns += rows.width;
+        return .{ .logged = .{ .first = recipe.columns, .width = rows.width } };
+    }
+
+    /// Says that later operations may read this convolution's output; returns its first column among all.
+    pub fn add_convolution(recipe: *Recipe, arena: std.mem.Allocator, node: *const Tensor) error{OutOfMemory}!usize {
+        const first = recipe.channels;
+        try recipe.convolutions.append(arena, .{ .node = node, .first = first });
+        recipe.channels += @intCast(node.ne[0]);
+        return first;
     }
 
     /// Every memory whose states are to be computed again was declared with the numbers that its operations log.
@@ -62,28 +80,19 @@ pub const Recipe = struct {
     }
 };
 
-/// A weight that is still there when the graph is not: nothing that the graph computes.
-pub fn lasting(layer: i32, tensor: *const Tensor, what: []const u8) status.Error![*]const f32 {
-    if (tensor.data == null) {
-        return status.fail(error.Unsupported, "layer {d}: {s} is computed in the graph, so its states cannot be computed again; " ++
-            "declare the memory without inputs", .{ layer, what });
-    }
-    return tensor_data.base_f32(tensor);
-}
-
-/// Copies the rows of `tensor` that belong to the running step's tokens into their places of the log.
-pub fn write(pool: *const recurrent_pool.RecurrentPool, logs: []const recurrent_pool.LogRun, log: *Tensor, from: Source, tensor: *const Tensor) void {
-    const columns = switch (from) {
+/// Copies the rows that belong to the running step's tokens into their places of the log.
+pub fn write(pool: *const recurrent_pool.RecurrentPool, logs: []const recurrent_pool.LogRun, log: *Tensor, to: Source, rows: Rows) void {
+    const columns = switch (to) {
         .logged => |columns| columns,
         .convolved => return,
     };
-    const stride = tensor.nb[1] / @sizeOf(f32);
+    assert(columns.width == rows.width);
     const width: usize = @intCast(log.ne[0]);
     for (logs) |part| for (0..part.count) |i| {
         const slot = pool.slot_of(part.sequence, part.first_position + @as(i32, @intCast(i)));
-        const to = tensor_data.base_f32(log) + slot * width + columns.first;
-        const row = tensor_data.base_f32(tensor) + (part.first_row + i) * stride;
-        @memcpy(to[0..columns.width], row[0..columns.width]);
+        const place = tensor_data.base_f32(log) + slot * width + columns.first;
+        const row = tensor_data.base_f32(rows.tensor) + (part.first_row + i) * rows.stride;
+        @memcpy(place[0..columns.width], row[0..columns.width]);
     };
 }
 
@@ -104,47 +113,34 @@ pub fn run(memory: *const Memory, index: usize, recipe: *const Recipe, replay: R
         const slot = pool.slot_of(replay.sequence, replay.from + @as(i32, @intCast(i)));
         @memcpy(scratch[i * width ..][0..width], (tensor_data.base_f32(log) + slot * width)[0..width]);
     }
-    const convolved = scratch[rows * width ..];
-    const segments = [_]Segment{.{
-        .first_row = 0,
-        .rows = @intCast(rows),
-        .read_cell = replay.read_cell,
-        .write_cell = @intCast(replay.write_cell),
-    }};
-    const places: Places = .{ .scratch = scratch.ptr, .width = width, .convolved = convolved.ptr, .channels = recipe.channels };
-    for (recipe.steps.items) |step| switch (step) {
-        .convolve => |convolve| {
-            var args = convolve.args;
-            args.x, args.x_row_stride = places.find(convolve.x);
-            args.out = convolved.ptr;
-            args.out_row_stride = recipe.channels;
-            args.state = tensor_data.base_bytes(convolve.state);
-            args.segments = &segments;
-            convolution.forward(&args, 0, 1);
-        },
-        .scan => |scan| {
-            var args = scan.args;
-            args.x, args.x_row_stride = places.find(scan.x);
-            args.dt, args.dt_row_stride = places.find(scan.dt);
-            args.b, args.b_row_stride = places.find(scan.b);
-            args.out = null;
-            args.state = tensor_data.base_f32(scan.state);
-            args.segments = &segments;
-            ssm_scan.forward(&args, 0, 1);
-        },
+    const again: Again = .{
+        .logged = scratch.ptr,
+        .columns = width,
+        .convolved = scratch.ptr + rows * width,
+        .channels = recipe.channels,
+        .segments = &.{.{
+            .first_row = 0,
+            .rows = @intCast(rows),
+            .read_cell = replay.read_cell,
+            .write_cell = @intCast(replay.write_cell),
+        }},
     };
+    for (recipe.steps.items) |step| step.run(step.operation, &again);
 }
 
-const Places = struct {
-    scratch: [*]const f32,
-    width: usize,
-    convolved: [*]const f32,
+/// Where the operations that are done again find their inputs, and what they advance.
+pub const Again = struct {
+    logged: [*]const f32,
+    columns: usize,
+    convolved: [*]f32,
     channels: usize,
+    segments: []const Segment,
 
-    fn find(places: *const Places, source: Source) struct { [*]const f32, usize } {
+    /// The first row of an input, and floats from row to row.
+    pub fn find(again: *const Again, source: Source) struct { [*]const f32, usize } {
         return switch (source) {
-            .logged => |columns| .{ places.scratch + columns.first, places.width },
-            .convolved => |offset| .{ places.convolved + offset, places.channels },
+            .logged => |columns| .{ again.logged + columns.first, again.columns },
+            .convolved => |column| .{ again.convolved + column, again.channels },
         };
     }
 };

@@ -1,5 +1,6 @@
-//! The operations through which a graph reads and writes memories, as ggml nodes that run our kernels. What they do
-//! with which cell is decided by the step's plan, not by the graph, so one graph serves every step of its shape.
+//! What the operations share through which a graph reads and writes memories, and attention; those on states are in
+//! memory_recurrences.zig. They are ggml nodes that run our kernels. What they do with which cell is decided by the step's
+//! plan, not by the graph, so one graph serves every step of its shape.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -9,8 +10,6 @@ const declaration = @import("declaration.zig");
 const tensor_data = @import("tensor_data.zig");
 const memory_file = @import("memory.zig");
 const attention = @import("kernels/attention.zig");
-const convolution = @import("kernels/convolution.zig");
-const ssm_scan = @import("kernels/ssm_scan.zig");
 const memory_log = @import("memory_log.zig");
 const memory_turn = @import("memory_turn.zig");
 
@@ -24,22 +23,6 @@ pub const Step = struct {
     plan: *Memory.Plan,
     /// One piece for each thread.
     scratch: []const []align(64) u8,
-
-    /// After an operation on a state: counts the bytes that it read and wrote, and logs its inputs.
-    fn count_and_log(
-        step: *const Step,
-        pool: u32,
-        state: *const Tensor,
-        log: ?*Tensor,
-        inputs: []const struct { memory_log.Source, *const Tensor },
-    ) void {
-        const plan = &step.plan.pools[pool].recurrent;
-        for (plan.segments.items) |segment| {
-            step.memory.state_bytes_moved += state.nb[1] * (1 + @as(u64, @intFromBool(segment.read_cell >= 0)));
-        }
-        const to = log orelse return;
-        for (inputs) |input| memory_log.write(&step.memory.pools[pool].recurrent, plan.logs.items, to, input[0], input[1]);
-    }
 };
 
 /// Where a graph's memory operations are put and what they belong to.
@@ -59,7 +42,7 @@ pub const Builder = struct {
     /// Whether attention may round as ggml's flash attention does.
     flash: bool,
 
-    fn custom(builder: *Builder, shape: [3]i64, sources: []const ?*Tensor, run: c.ggml_custom_op_t, data: *anyopaque) *Tensor {
+    pub fn custom(builder: *Builder, shape: [3]i64, sources: []const ?*Tensor, run: c.ggml_custom_op_t, data: *anyopaque) *Tensor {
         var arguments: [c.GGML_MAX_SRC]?*Tensor = @splat(null);
         var count: usize = 0;
         for (sources) |source| if (source) |s| {
@@ -84,7 +67,7 @@ pub const Builder = struct {
         return node;
     }
 
-    fn find(builder: *const Builder, index: i32, kind: declaration.Kind) status.Error!struct { MemoryDeclaration, memory_file.Tensors } {
+    pub fn find(builder: *const Builder, index: i32, kind: declaration.Kind) status.Error!struct { MemoryDeclaration, memory_file.Tensors } {
         const memory = builder.memory;
         if (index < 0 or index >= memory.declarations.len) {
             return status.fail(error.NotFound, "there is no memory {d}: the declaration has {d}", .{ index, memory.declarations.len });
@@ -97,27 +80,7 @@ pub const Builder = struct {
         return .{ d, memory.tensors[@intCast(index)] };
     }
 
-    /// The recipe of a memory whose states are computed again from a log; null where they are not.
-    fn recipe(builder: *const Builder, index: i32) ?*memory_log.Recipe {
-        return if (builder.memory.tensors[@intCast(index)].log == null) null else &builder.recipes[@intCast(index)];
-    }
-
-    fn find_state(builder: *const Builder, index: i32, state: i32, elements: i64) status.Error!struct { MemoryDeclaration, u32, *Tensor } {
-        const d, const tensors = try builder.find(index, .recurrent);
-        if (state < 0 or state >= d.state_count) {
-            return status.fail(error.NotFound, "layer {d}: its memory has {d} states, and number {d} was asked for", .{
-                d.layer, d.state_count, state,
-            });
-        }
-        const declared = d.state_elements[@intCast(state)];
-        if (declared != elements) {
-            return status.fail(error.InvalidArgument, "layer {d}: state {d} was declared with {d} elements, and this " ++
-                "operation needs {d}", .{ d.layer, state, declared, elements });
-        }
-        return .{ d, tensors.pool, tensors.items[@intCast(state)].? };
-    }
-
-    fn check_f32(builder: *const Builder, tensor: *const Tensor, what: []const u8) status.Error!void {
+    pub fn check_f32(builder: *const Builder, tensor: *const Tensor, what: []const u8) status.Error!void {
         _ = builder;
         if (tensor.type != c.GGML_TYPE_F32 or tensor.nb[0] != @sizeOf(f32)) {
             return status.fail(error.InvalidArgument, "{s} must be f32 with contiguous rows, not {s} {any}", .{
@@ -126,7 +89,7 @@ pub const Builder = struct {
         }
     }
 
-    fn check_vector(builder: *const Builder, tensor: *const Tensor, what: []const u8, elements: i64) status.Error!void {
+    pub fn check_vector(builder: *const Builder, tensor: *const Tensor, what: []const u8, elements: i64) status.Error!void {
         try builder.check_f32(tensor, what);
         if (c.ggml_nelements(tensor) != elements or !c.ggml_is_contiguous(tensor)) {
             return status.fail(error.InvalidArgument, "{s} must have {d} contiguous elements, not the shape {any}", .{
@@ -135,7 +98,7 @@ pub const Builder = struct {
         }
     }
 
-    fn check_rows(builder: *const Builder, tensor: *const Tensor, what: []const u8, width: i64) status.Error!void {
+    pub fn check_rows(builder: *const Builder, tensor: *const Tensor, what: []const u8, width: i64) status.Error!void {
         try builder.check_f32(tensor, what);
         if (tensor.ne[0] != width or tensor.ne[1] != builder.rows or tensor.ne[2] != 1 or tensor.ne[3] != 1) {
             return status.fail(error.InvalidArgument, "{s} must be [{d}, {d}], not {any}", .{
@@ -144,7 +107,7 @@ pub const Builder = struct {
         }
     }
 
-    fn check_heads(builder: *const Builder, tensor: *const Tensor, what: []const u8, dim: i64, heads: i64) status.Error!void {
+    pub fn check_heads(builder: *const Builder, tensor: *const Tensor, what: []const u8, dim: i64, heads: i64) status.Error!void {
         try builder.check_f32(tensor, what);
         if (tensor.ne[0] != dim or tensor.ne[1] != heads or tensor.ne[2] != builder.rows or tensor.ne[3] != 1) {
             return status.fail(error.InvalidArgument, "{s} must be [{d}, {d}, {d}] (head size, heads, tokens), not {any}", .{
@@ -289,243 +252,4 @@ fn kernel_type(kind: c.ggml_type) attention.Type {
         c.GGML_TYPE_Q4_0 => .q4_0,
         else => unreachable, // declaration.check refused the others
     };
-}
-
-// ---- convolution ----
-
-const ConvolveOp = struct {
-    step: *const Step,
-    pool: u32,
-    state: *Tensor,
-    log: ?*Tensor,
-    logged: memory_log.Source = .{ .convolved = 0 },
-    taps: u32,
-    silu: bool,
-    has_bias: bool,
-};
-
-/// Depthwise causal convolution of `x` `[channels, rows]` with `weight` `[taps, channels]`, plus `bias` `[channels]`,
-/// then SiLU if asked for. State `state` of the memory holds the last `taps - 1` inputs, `[channels, taps - 1]`.
-pub fn convolve(
-    builder: *Builder,
-    index: i32,
-    state: i32,
-    x: *Tensor,
-    weight: *Tensor,
-    bias: ?*Tensor,
-    silu: bool,
-) status.Error!*Tensor {
-    const taps = weight.ne[0];
-    const channels = weight.ne[1];
-    if (taps < 2 or taps > convolution.taps_max) {
-        return status.fail(error.Unsupported, "a convolution of 2 to {d} taps was expected, and its weight is {any}", .{
-            convolution.taps_max, weight.ne,
-        });
-    }
-    try builder.check_rows(x, "the convolution's input", channels);
-    try builder.check_vector(weight, "the convolution's weight", taps * channels);
-    if (bias) |b| try builder.check_vector(b, "the convolution's bias", channels);
-    const d, const pool, const tensor = try builder.find_state(index, state, (taps - 1) * channels);
-    const op = try builder.arena.create(ConvolveOp);
-    op.* = .{
-        .step = builder.step,
-        .pool = pool,
-        .state = tensor,
-        .log = builder.memory.tensors[@intCast(index)].log,
-        .taps = @intCast(taps),
-        .silu = silu,
-        .has_bias = bias != null,
-    };
-    const node = builder.custom(.{ channels, builder.rows, 1 }, &.{ x, weight, bias }, run_convolve, op);
-    const recipe = builder.recipe(index) orelse return node;
-    if (recipe.convolved != null) {
-        return status.fail(error.Unsupported, "layer {d}: a memory whose states are computed again has one convolution", .{d.layer});
-    }
-    op.logged = recipe.source(x);
-    recipe.convolved = node;
-    recipe.channels = @intCast(channels);
-    try recipe.steps.append(builder.arena, .{ .convolve = .{
-        .args = .{
-            .x = undefined,
-            .x_row_stride = 0,
-            .out = undefined,
-            .out_row_stride = 0,
-            .channels = @intCast(channels),
-            .taps = @intCast(taps),
-            .weight = try memory_log.lasting(d.layer, weight, "the convolution's weight"),
-            .bias = if (bias) |b| try memory_log.lasting(d.layer, b, "the convolution's bias") else null,
-            .silu = silu,
-            .state = undefined,
-            .state_type = state_type(tensor),
-            .state_cell_stride = @intCast(tensor.ne[0]),
-            .segments = &.{},
-        },
-        .state = tensor,
-        .x = op.logged,
-    } });
-    return node;
-}
-
-fn state_type(tensor: *const Tensor) convolution.StateType {
-    return if (tensor.type == c.GGML_TYPE_F16) .f16 else .f32;
-}
-
-fn run_convolve(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv(.c) void {
-    const op: *const ConvolveOp = @ptrCast(@alignCast(data.?));
-    const out = dst.?;
-    const x: *const Tensor = out.src[0];
-    const args: convolution.Args = .{
-        .x = tensor_data.base_f32(x),
-        .x_row_stride = x.nb[1] / @sizeOf(f32),
-        .out = tensor_data.base_f32(out),
-        .out_row_stride = out.nb[1] / @sizeOf(f32),
-        .channels = @intCast(x.ne[0]),
-        .taps = op.taps,
-        .weight = tensor_data.base_f32(out.src[1]),
-        .bias = if (op.has_bias) tensor_data.base_f32(out.src[2]) else null,
-        .silu = op.silu,
-        .state = tensor_data.base_bytes(op.state),
-        .state_type = state_type(op.state),
-        .state_cell_stride = @intCast(op.state.ne[0]),
-        .segments = op.step.plan.pools[op.pool].recurrent.segments.items,
-    };
-    convolution.forward(&args, @intCast(ith), @intCast(nth));
-    if (ith == 0) op.step.count_and_log(op.pool, op.state, op.log, &.{.{ op.logged, x }});
-}
-
-// ---- selective scan ----
-
-/// The shape of a scan.
-pub const ScanShape = extern struct {
-    /// Channels of one head.
-    head_dim: i32,
-    heads: i32,
-    /// Groups of heads that share B and C.
-    groups: i32,
-    state_size: i32,
-};
-
-const ScanOp = struct {
-    step: *const Step,
-    pool: u32,
-    state: *Tensor,
-    log: ?*Tensor,
-    shape: ScanShape,
-    x: memory_log.Source = .{ .convolved = 0 },
-    dt: memory_log.Source = .{ .convolved = 0 },
-    b: memory_log.Source = .{ .convolved = 0 },
-};
-
-/// Tensors of a Mamba-2 scan. Rows are the step's tokens.
-pub const ScanTensors = struct {
-    /// `[head_dim * heads, rows]`
-    x: *Tensor,
-    /// `[heads, rows]`, before bias and softplus.
-    dt: *Tensor,
-    /// `[heads]`
-    dt_bias: *Tensor,
-    /// `[heads]`, negative.
-    a: *Tensor,
-    /// `[state_size * groups, rows]`
-    b: *Tensor,
-    c: *Tensor,
-    /// `[heads]`, the skip.
-    d: *Tensor,
-};
-
-/// The Mamba-2 selective scan over state `state` of the memory, `[state_size, head_dim, heads]`. The result is
-/// `[head_dim * heads, rows]`.
-pub fn scan(builder: *Builder, index: i32, state: i32, tensors: ScanTensors, shape: ScanShape) status.Error!*Tensor {
-    if (shape.head_dim < 1 or shape.heads < 1 or shape.groups < 1 or shape.state_size < 1 or
-        shape.state_size > ssm_scan.state_size_max or @mod(shape.heads, shape.groups) != 0)
-    {
-        return status.fail(error.InvalidArgument, "a scan of {d} heads of {d}, {d} groups and state size {d} cannot be", .{
-            shape.heads, shape.head_dim, shape.groups, shape.state_size,
-        });
-    }
-    const channels = @as(i64, shape.head_dim) * shape.heads;
-    const width = @as(i64, shape.state_size) * shape.groups;
-    try builder.check_rows(tensors.x, "the scan's input", channels);
-    try builder.check_rows(tensors.dt, "the scan's time steps", shape.heads);
-    try builder.check_vector(tensors.dt_bias, "the time steps' bias", shape.heads);
-    try builder.check_vector(tensors.a, "the decay", shape.heads);
-    try builder.check_rows(tensors.b, "the scan's B", width);
-    try builder.check_rows(tensors.c, "the scan's C", width);
-    try builder.check_vector(tensors.d, "the skip", shape.heads);
-    const d, const pool, const tensor = try builder.find_state(index, state, channels * shape.state_size);
-    try builder.check_f32(tensor, "the scan's state");
-    const op = try builder.arena.create(ScanOp);
-    op.* = .{ .step = builder.step, .pool = pool, .state = tensor, .log = builder.memory.tensors[@intCast(index)].log, .shape = shape };
-    if (builder.recipe(index)) |recipe| {
-        op.x = recipe.source(tensors.x);
-        op.dt = recipe.source(tensors.dt);
-        op.b = recipe.source(tensors.b);
-        try recipe.steps.append(builder.arena, .{ .scan = .{
-            .args = .{
-                .x = undefined,
-                .x_row_stride = 0,
-                .dt = undefined,
-                .dt_row_stride = 0,
-                .dt_bias = try memory_log.lasting(d.layer, tensors.dt_bias, "the time steps' bias"),
-                .a = try memory_log.lasting(d.layer, tensors.a, "the decay"),
-                .b = undefined,
-                .b_row_stride = 0,
-                .c = undefined,
-                .c_row_stride = 0,
-                .out = null,
-                .out_row_stride = 0,
-                .state = undefined,
-                .state_cell_stride = tensor.nb[1] / @sizeOf(f32),
-                .head_dim = @intCast(shape.head_dim),
-                .heads = @intCast(shape.heads),
-                .groups = @intCast(shape.groups),
-                .state_size = @intCast(shape.state_size),
-                .segments = &.{},
-            },
-            .state = tensor,
-            .x = op.x,
-            .dt = op.dt,
-            .b = op.b,
-        } });
-    }
-    const sources = [_]?*Tensor{ tensors.x, tensors.dt, tensors.dt_bias, tensors.a, tensors.b, tensors.c, tensors.d };
-    return builder.custom(.{ channels, builder.rows, 1 }, &sources, run_scan, op);
-}
-
-fn run_scan(dst: ?*Tensor, ith: c_int, nth: c_int, data: ?*anyopaque) callconv(.c) void {
-    const op: *const ScanOp = @ptrCast(@alignCast(data.?));
-    const out = dst.?;
-    const stride = struct {
-        fn of(tensor: *const Tensor) usize {
-            return tensor.nb[1] / @sizeOf(f32);
-        }
-    }.of;
-    const args: ssm_scan.Args = .{
-        .x = tensor_data.base_f32(out.src[0]),
-        .x_row_stride = stride(out.src[0]),
-        .dt = tensor_data.base_f32(out.src[1]),
-        .dt_row_stride = stride(out.src[1]),
-        .dt_bias = tensor_data.base_f32(out.src[2]),
-        .a = tensor_data.base_f32(out.src[3]),
-        .b = tensor_data.base_f32(out.src[4]),
-        .b_row_stride = stride(out.src[4]),
-        .c = tensor_data.base_f32(out.src[5]),
-        .c_row_stride = stride(out.src[5]),
-        .d = tensor_data.base_f32(out.src[6]),
-        .out = tensor_data.base_f32(out),
-        .out_row_stride = stride(out),
-        .state = tensor_data.base_f32(op.state),
-        .state_cell_stride = stride(op.state),
-        .head_dim = @intCast(op.shape.head_dim),
-        .heads = @intCast(op.shape.heads),
-        .groups = @intCast(op.shape.groups),
-        .state_size = @intCast(op.shape.state_size),
-        .segments = op.step.plan.pools[op.pool].recurrent.segments.items,
-    };
-    ssm_scan.forward(&args, @intCast(ith), @intCast(nth));
-    if (ith == 0) op.step.count_and_log(op.pool, op.state, op.log, &.{
-        .{ op.x, out.src[0] },
-        .{ op.dt, out.src[1] },
-        .{ op.b, out.src[4] },
-    });
 }

@@ -51,7 +51,7 @@ export interface ScanOptions extends ScanShape {
   /** `[heads, rows]`, before bias and softplus. */
   readonly dt: Operand;
   /** `[heads]` */
-  readonly dtBias: Operand;
+  readonly dtBias?: Operand | undefined;
   /** `[heads]`, negative: already -exp(A_log). */
   readonly a: Operand;
   /** `[stateSize * groups, rows]` */
@@ -59,7 +59,92 @@ export interface ScanOptions extends ScanShape {
   /** `[stateSize * groups, rows]` */
   readonly c: Operand;
   /** `[heads]`, the skip. */
-  readonly d: Operand;
+  readonly d?: Operand | undefined;
+}
+
+export interface ScanMamba1Options {
+  /** Name of the state, `[stateSize, channels]`. */
+  readonly state: string;
+  /** `[channels, rows]` */
+  readonly x: Operand;
+  /** `[channels, rows]`, before bias and softplus. */
+  readonly dt: Operand;
+  /** `[channels]` */
+  readonly dtBias?: Operand | undefined;
+  /** `[stateSize, channels]`, negative: already -exp(A_log). */
+  readonly a: Operand;
+  /** `[stateSize, rows]` */
+  readonly b: Operand;
+  /** `[stateSize, rows]` */
+  readonly c: Operand;
+  /** `[channels]`, the skip. */
+  readonly d?: Operand | undefined;
+}
+
+/** Sizes times heads may also be two dimensions, `[keyDim, keyHeads, rows]`, with a token's heads next to each other. */
+export interface DeltaNetOptions {
+  /** Name of the state, `[keyDim, valueDim, valueHeads]`. */
+  readonly state: string;
+  readonly keyDim: number;
+  readonly valueDim: number;
+  readonly keyHeads: number;
+  /** A multiple of `keyHeads`. */
+  readonly valueHeads: number;
+  /** `[keyDim * keyHeads, rows]` */
+  readonly q: Operand;
+  /** `[keyDim * keyHeads, rows]` */
+  readonly k: Operand;
+  /** `[valueDim * valueHeads, rows]` */
+  readonly v: Operand;
+  /** Logarithm of the decay: one a head, `[valueHeads, rows]`, or one a key channel, `[keyDim * valueHeads, rows]`. */
+  readonly g: Operand;
+  /** `[valueHeads, rows]` */
+  readonly beta: Operand;
+  /**
+   * The key head of value head h: "blocks" is `h / (valueHeads / keyHeads)` (default), "interleaved" is `h % keyHeads`.
+   */
+  readonly mapping?: "blocks" | "interleaved";
+  /** Divides q and k of each head by `sqrt(sum of squares + normalize)`. Default: they are taken as they are. */
+  readonly normalize?: number;
+  /** `beta` is raw, and its sigmoid is to be taken. Default false. */
+  readonly betaSigmoid?: boolean;
+  /** Multiplies the result. Default 1 / sqrt(keyDim). */
+  readonly scale?: number;
+}
+
+/** Rows are `[headSize * heads, rows]`, or `[headSize, heads, rows]` with a token's heads next to each other. */
+interface WkvOptions {
+  /** Name of the state, `[headSize, headSize, heads]`. */
+  readonly state: string;
+  readonly headSize: number;
+  readonly heads: number;
+  /** The receptance. */
+  readonly r: Operand;
+  /** The decay of each key channel: a factor, not its logarithm. */
+  readonly w: Operand;
+  readonly k: Operand;
+  readonly v: Operand;
+}
+
+export interface Wkv6Options extends WkvOptions {
+  /** The bonus of the current token, `[headSize, heads]`. */
+  readonly u: Operand;
+}
+
+export interface Wkv7Options extends WkvOptions {
+  /** What is taken out of the state: the normalised removal key, negated. */
+  readonly a: Operand;
+  /** Where that goes: the normalised removal key times its learning rate. */
+  readonly b: Operand;
+}
+
+export interface LinearRecurrenceOptions {
+  /** Name of the state, `[channels]`. */
+  readonly state: string;
+  /** The decay, a factor, `[channels, rows]`. */
+  readonly a: Operand;
+  /** `[channels, rows]` */
+  readonly x: Operand;
 }
 
 /** One layer, as `Graph.layers` walks them. */
@@ -367,6 +452,99 @@ export class Graph {
       d: this.number(options.d),
     };
     return this.make("scan", () => this.native.scan(operands, options));
+  }
+
+  /**
+   * The Mamba-1 selective scan (arXiv:2312.00752), where every number of the state has its own decay; skip included. The
+   * result is `[channels, rows]`.
+   */
+  scanMamba1(memory: MemoryHandle, options: ScanMamba1Options): Tensor {
+    const operands = {
+      memory: memory.number,
+      state: this.state("scanMamba1", memory, options.state),
+      x: this.number(options.x),
+      dt: this.number(options.dt),
+      dtBias: this.number(options.dtBias),
+      a: this.number(options.a),
+      b: this.number(options.b),
+      c: this.number(options.c),
+      d: this.number(options.d),
+    };
+    return this.make("scanMamba1", () => this.native.scanMamba1(operands));
+  }
+
+  /**
+   * The gated delta rule (arXiv:2412.06464; with a decay per key channel arXiv:2510.26692). Per value head, with the state
+   * `S` of keys by values: `S = diag(exp(g)) S`, `S = S + k (outer) beta (v - S^T k)`, `y = scale S^T q`. The result is
+   * `[valueDim * valueHeads, rows]`.
+   */
+  deltaNet(memory: MemoryHandle, options: DeltaNetOptions): Tensor {
+    const { keyDim, valueDim, keyHeads, valueHeads, mapping = "blocks", betaSigmoid = false } = options;
+    const operands = {
+      memory: memory.number,
+      state: this.state("deltaNet", memory, options.state),
+      q: this.number(options.q),
+      k: this.number(options.k),
+      v: this.number(options.v),
+      g: this.number(options.g),
+      beta: this.number(options.beta),
+      ...{ keyDim, valueDim, keyHeads, valueHeads },
+      interleaved: mapping === "interleaved" ? 1 : 0,
+      betaSigmoid: betaSigmoid ? 1 : 0,
+      scale: options.scale ?? 1 / Math.sqrt(keyDim),
+      normalize: options.normalize ?? -1,
+    };
+    return this.make("deltaNet", () => this.native.deltaNet(operands));
+  }
+
+  /**
+   * The time mixing of RWKV-6 (arXiv:2404.05892). Per head, with the state `S` of keys by values:
+   * `y = r^T (S + diag(u) k v^T)`, then `S = diag(w) S + k v^T`. The result is `[headSize * heads, rows]`.
+   */
+  wkv6(memory: MemoryHandle, options: Wkv6Options): Tensor {
+    const operands = { ...this.wkvOperands("wkv6", memory, options), u: this.number(options.u) };
+    return this.make("wkv6", () => this.native.wkv6(operands));
+  }
+
+  /**
+   * The time mixing of RWKV-7 (arXiv:2503.14456). Per head, with the state `S` of values by keys:
+   * `S = S diag(w) + (S a) b^T + v k^T`, then `y = S r`. The result is `[headSize * heads, rows]`.
+   */
+  wkv7(memory: MemoryHandle, options: Wkv7Options): Tensor {
+    const removal = { a: this.number(options.a), b: this.number(options.b) };
+    const operands = { ...this.wkvOperands("wkv7", memory, options), ...removal };
+    return this.make("wkv7", () => this.native.wkv7(operands));
+  }
+
+  private wkvOperands(operation: string, memory: MemoryHandle, options: WkvOptions) {
+    return {
+      memory: memory.number,
+      state: this.state(operation, memory, options.state),
+      r: this.number(options.r),
+      w: this.number(options.w),
+      k: this.number(options.k),
+      v: this.number(options.v),
+      headSize: options.headSize,
+      heads: options.heads,
+    };
+  }
+
+  /** `h = a h + x` for every channel, as in the RG-LRU (arXiv:2402.19427). The result is h, `[channels, rows]`. */
+  linearRecurrence(memory: MemoryHandle, options: LinearRecurrenceOptions): Tensor {
+    const state = this.state("linearRecurrence", memory, options.state);
+    const a = this.number(options.a);
+    const x = this.number(options.x);
+    return this.make("linearRecurrence", () => this.native.linearRecurrence(memory.number, state, a, x));
+  }
+
+  /**
+   * Every row of `x` `[channels, rows]` is replaced by the one before it in its sequence, the first by zeros (the token
+   * shift of RWKV). State `state`, `[channels]`, carries the last row.
+   */
+  previous(memory: MemoryHandle, x: Operand, options: { readonly state: string }): Tensor {
+    const state = this.state("previous", memory, options.state);
+    const input = this.number(x);
+    return this.make("previous", () => this.native.previous(memory.number, state, input));
   }
 
   private state(operation: string, memory: MemoryHandle, name: string): number {

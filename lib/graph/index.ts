@@ -17,9 +17,14 @@ export {
   Graph,
   type AttendOptions,
   type ConvolveOptions,
+  type DeltaNetOptions,
   type GraphLayer,
+  type LinearRecurrenceOptions,
   type RopeOptions,
+  type ScanMamba1Options,
   type ScanOptions,
+  type Wkv6Options,
+  type Wkv7Options,
 } from "./graph.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
 export { Tensor, Weight, type Operand } from "./tensor.ts";

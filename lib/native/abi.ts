@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0x6cd08bcb;
+export const abiHash = 0x4bec9bad;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -66,6 +66,12 @@ export const symbols = {
   strata_graph_attend: { args: ["u32", "i32", "i32", "i32", "i32", "f32", "f32", "i32", "buffer"], returns: "i32" },
   strata_graph_convolve: { args: ["u32", "i32", "i32", "i32", "i32", "i32", "u32", "buffer"], returns: "i32" },
   strata_graph_scan: { args: ["u32", "buffer", "buffer"], returns: "i32" },
+  strata_graph_scan_mamba1: { args: ["u32", "buffer", "buffer"], returns: "i32" },
+  strata_graph_delta_net: { args: ["u32", "buffer", "buffer"], returns: "i32" },
+  strata_graph_wkv6: { args: ["u32", "buffer", "buffer"], returns: "i32" },
+  strata_graph_wkv7: { args: ["u32", "buffer", "buffer"], returns: "i32" },
+  strata_graph_linear_recurrence: { args: ["u32", "i32", "i32", "i32", "i32", "buffer"], returns: "i32" },
+  strata_graph_previous: { args: ["u32", "i32", "i32", "i32", "buffer"], returns: "i32" },
 } as const;
 
 /** Byte layout of the structs that cross the boundary; `count` > 1 is an array. */
@@ -145,6 +151,69 @@ export const layouts = {
       shapeHeads: { type: "i32", offset: 40, count: 1 },
       shapeGroups: { type: "i32", offset: 44, count: 1 },
       shapeStateSize: { type: "i32", offset: 48, count: 1 },
+    },
+  },
+  ScanMamba1Arguments: {
+    size: 36,
+    fields: {
+      memory: { type: "i32", offset: 0, count: 1 },
+      state: { type: "i32", offset: 4, count: 1 },
+      x: { type: "i32", offset: 8, count: 1 },
+      dt: { type: "i32", offset: 12, count: 1 },
+      dtBias: { type: "i32", offset: 16, count: 1 },
+      a: { type: "i32", offset: 20, count: 1 },
+      b: { type: "i32", offset: 24, count: 1 },
+      c: { type: "i32", offset: 28, count: 1 },
+      d: { type: "i32", offset: 32, count: 1 },
+    },
+  },
+  DeltaNetArguments: {
+    size: 60,
+    fields: {
+      memory: { type: "i32", offset: 0, count: 1 },
+      state: { type: "i32", offset: 4, count: 1 },
+      q: { type: "i32", offset: 8, count: 1 },
+      k: { type: "i32", offset: 12, count: 1 },
+      v: { type: "i32", offset: 16, count: 1 },
+      g: { type: "i32", offset: 20, count: 1 },
+      beta: { type: "i32", offset: 24, count: 1 },
+      keyDim: { type: "i32", offset: 28, count: 1 },
+      valueDim: { type: "i32", offset: 32, count: 1 },
+      keyHeads: { type: "i32", offset: 36, count: 1 },
+      valueHeads: { type: "i32", offset: 40, count: 1 },
+      interleaved: { type: "i32", offset: 44, count: 1 },
+      betaSigmoid: { type: "i32", offset: 48, count: 1 },
+      scale: { type: "f32", offset: 52, count: 1 },
+      normalize: { type: "f32", offset: 56, count: 1 },
+    },
+  },
+  Wkv6Arguments: {
+    size: 36,
+    fields: {
+      memory: { type: "i32", offset: 0, count: 1 },
+      state: { type: "i32", offset: 4, count: 1 },
+      r: { type: "i32", offset: 8, count: 1 },
+      w: { type: "i32", offset: 12, count: 1 },
+      k: { type: "i32", offset: 16, count: 1 },
+      v: { type: "i32", offset: 20, count: 1 },
+      u: { type: "i32", offset: 24, count: 1 },
+      headSize: { type: "i32", offset: 28, count: 1 },
+      heads: { type: "i32", offset: 32, count: 1 },
+    },
+  },
+  Wkv7Arguments: {
+    size: 40,
+    fields: {
+      memory: { type: "i32", offset: 0, count: 1 },
+      state: { type: "i32", offset: 4, count: 1 },
+      r: { type: "i32", offset: 8, count: 1 },
+      w: { type: "i32", offset: 12, count: 1 },
+      k: { type: "i32", offset: 16, count: 1 },
+      v: { type: "i32", offset: 20, count: 1 },
+      a: { type: "i32", offset: 24, count: 1 },
+      b: { type: "i32", offset: 28, count: 1 },
+      headSize: { type: "i32", offset: 32, count: 1 },
+      heads: { type: "i32", offset: 36, count: 1 },
     },
   },
   GraphInfo: {

@@ -1,7 +1,7 @@
 import { GraphInput, operations, type layouts } from "./abi.ts";
 import type { NativeEngine } from "./engine.ts";
 import { check, native } from "./library.ts";
-import { Struct } from "./struct.ts";
+import { Struct, type FieldName, type StructName } from "./struct.ts";
 
 export type OperationName = keyof typeof operations;
 
@@ -31,6 +31,9 @@ export interface GraphFacts {
   readonly workBytes: number;
   readonly scratchBytes: number;
 }
+
+/** Every field of a struct of arguments. */
+export type Arguments<S extends StructName> = Readonly<Record<FieldName<S>, number>>;
 
 /** A graph under construction in the library. Tensors are numbers; -1 is one that is left out. */
 export class NativeGraph {
@@ -92,13 +95,48 @@ export class NativeGraph {
   }
 
   scan(operands: Readonly<Record<ScanField, number>>, shape: ScanShape): TensorFacts {
-    const struct = new Struct("ScanArguments");
-    for (const [field, value] of Object.entries(operands)) struct.set(field as ScanField, value);
-    struct.set("shapeHeadDim", shape.headDim);
-    struct.set("shapeHeads", shape.heads);
-    struct.set("shapeGroups", shape.groups);
-    struct.set("shapeStateSize", shape.stateSize);
+    const struct = filled("ScanArguments", {
+      ...operands,
+      shapeHeadDim: shape.headDim,
+      shapeHeads: shape.heads,
+      shapeGroups: shape.groups,
+      shapeStateSize: shape.stateSize,
+    });
     check(native().strata_graph_scan(this.handle, struct.bytes, this.out.bytes));
+    return this.facts();
+  }
+
+  scanMamba1(values: Arguments<"ScanMamba1Arguments">): TensorFacts {
+    const struct = filled("ScanMamba1Arguments", values);
+    check(native().strata_graph_scan_mamba1(this.handle, struct.bytes, this.out.bytes));
+    return this.facts();
+  }
+
+  deltaNet(values: Arguments<"DeltaNetArguments">): TensorFacts {
+    const struct = filled("DeltaNetArguments", values);
+    check(native().strata_graph_delta_net(this.handle, struct.bytes, this.out.bytes));
+    return this.facts();
+  }
+
+  wkv6(values: Arguments<"Wkv6Arguments">): TensorFacts {
+    const struct = filled("Wkv6Arguments", values);
+    check(native().strata_graph_wkv6(this.handle, struct.bytes, this.out.bytes));
+    return this.facts();
+  }
+
+  wkv7(values: Arguments<"Wkv7Arguments">): TensorFacts {
+    const struct = filled("Wkv7Arguments", values);
+    check(native().strata_graph_wkv7(this.handle, struct.bytes, this.out.bytes));
+    return this.facts();
+  }
+
+  linearRecurrence(memory: number, state: number, a: number, x: number): TensorFacts {
+    check(native().strata_graph_linear_recurrence(this.handle, memory, state, a, x, this.out.bytes));
+    return this.facts();
+  }
+
+  previous(memory: number, state: number, x: number): TensorFacts {
+    check(native().strata_graph_previous(this.handle, memory, state, x, this.out.bytes));
     return this.facts();
   }
 
@@ -125,4 +163,10 @@ export class NativeGraph {
       [out.get(field, 0, 0), out.get(field, 0, 1), out.get(field, 0, 2), out.get(field, 0, 3)] as const;
     return { number: out.get("number"), type: out.get("type"), shape: four("ne"), strides: four("nb") };
   }
+}
+
+function filled<S extends StructName>(name: S, values: Arguments<S>): Struct<S> {
+  const struct = new Struct(name);
+  for (const field of Object.keys(values) as FieldName<S>[]) struct.set(field, values[field]);
+  return struct;
 }

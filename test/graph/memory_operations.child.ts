@@ -8,7 +8,7 @@ import { randomNumbers } from "../text/lines.ts";
 
 /**
  * Builds and runs graphs whose memory operations get nearly fitting operands: `SEED COUNT`. Prints each case's number
- * before it begins, and how many were computed and refused at the end.
+ * before it begins, and at the end how many were computed and refused of each operation.
  */
 const [seed = 1, count = 100] = process.argv.slice(2).map(Number);
 
@@ -25,7 +25,33 @@ const memories: readonly LoweredMemory[] = [
   { kind: "shared", layer: 4, from: 0, of: "attention" },
   { kind: "recurrent", layer: 5, states: states(7), inputs: 0 },
   { ...attention, layer: 6, heads: 1, keyDim: 32, valueDim: 0, keyType: 8 },
+  { kind: "recurrent", layer: 7, states: states(8 * 8 * 4, 8 * 16), inputs: 0 },
+  { kind: "recurrent", layer: 8, states: states(12 * 12 * 2, 12 * 12 * 2), inputs: 0 },
+  { kind: "recurrent", layer: 9, states: [...states(21, 24), { elements: 24, type: 1 }], inputs: 0 },
+  { kind: "shared", layer: 10, from: 9, of: "recurrent" },
 ];
+
+const operations = [
+  "attend",
+  "convolve",
+  "scan",
+  "scanMamba1",
+  "deltaNet",
+  "wkv6",
+  "wkv7",
+  "linearRecurrence",
+  "previous",
+] as const;
+type Operation = (typeof operations)[number];
+
+/** The operations that suit each memory. */
+const suited: Readonly<Record<number, readonly Operation[]>> = {
+  3: ["convolve", "scan"],
+  7: ["deltaNet", "scanMamba1"],
+  8: ["wkv6", "wkv7"],
+  9: ["linearRecurrence", "previous"],
+  10: ["linearRecurrence", "previous"],
+};
 
 const file = new NativeFile(resolve(import.meta.dir, "../fixtures/llama/model.gguf"));
 const names = file.tensors().map((tensor) => tensor.name);
@@ -45,22 +71,22 @@ const row = first.operation("get_rows", [first.weight(embedding).number, first.i
 const view = first.operation("view", [row.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
 first.finish(first.operation("mul_mat", [first.weight(head).number, view.number], [], []).number);
 
-let computed = 0;
-let refused = 0;
+const computed: Record<string, number> = {};
+const refused: Record<string, number> = {};
 for (let i = 0; i < count; i += 1) {
   process.stderr.write(`case ${i}\n`);
-  if (await runCase(i)) computed += 1;
-  else refused += 1;
+  await runCase(i);
 }
 console.log(JSON.stringify({ computed, refused }));
 await engine.close();
 
-async function runCase(i: number): Promise<boolean> {
+async function runCase(i: number): Promise<void> {
   const random = randomNumbers(seed * 1_000_003 + i);
   const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T;
   const rows = pick([1, 2, 5, 8]);
   const graph = new NativeGraph(engine, rows, 1, 512);
   let isFinished = false;
+  let operation: Operation = "attend";
   try {
     const x = graph.operation("get_rows", [graph.weight(embedding).number, graph.input("tokens").number], [], []);
     /** A tensor cut out of the rows, mostly of the wanted shape. */
@@ -92,36 +118,45 @@ async function runCase(i: number): Promise<boolean> {
         ).number;
       return view.number;
     };
-    const memory = pick([-1, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6]);
-    applyOne(graph, memory, rows, pick, tensor);
+    const memory = pick([-1, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 5, 6, 7, 7, 7, 7, 8, 8, 8, 8, 9, 9, 9, 9, 10]);
+    operation = rarelyOf(pick, pick(suited[memory] ?? (["attend"] as const)), operations);
+    applyOne(graph, operation, memory, rows, pick, tensor);
     const last = graph.operation("view", [x.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
     const logits = graph.operation("mul_mat", [graph.weight(head).number, last.number], [], []);
     graph.finish(logits.number);
     isFinished = true;
     await compute(rows, random);
     engine.dropGraph(rows, 1);
-    return true;
+    computed[operation] = (computed[operation] ?? 0) + 1;
   } catch (error) {
     if (!(error instanceof StrataError) || error.message === "") throw error;
     if (isFinished) engine.dropGraph(rows, 1);
     else graph.abandon();
-    return false;
+    refused[operation] = (refused[operation] ?? 0) + 1;
   }
+}
+
+/** Mostly the usual, now and then one of the others. */
+function rarelyOf<T>(pick: <U>(list: readonly U[]) => U, usual: T, others: readonly T[]): T {
+  return pick([...Array(24).keys()]) === 0 ? pick(others) : usual;
 }
 
 /** One operation on a memory that mostly suits it, with operands that mostly fit. */
 function applyOne(
   graph: NativeGraph,
+  operation: Operation,
   memory: number,
   rows: number,
   pick: <T>(list: readonly T[]) => T,
   tensor: (...shape: number[]) => number,
 ): TensorFacts {
-  const rarely = <T>(usual: T, others: readonly T[]): T => (pick([...Array(24).keys()]) === 0 ? pick(others) : usual);
-  const operation = rarely(memory === 3 ? pick(["convolve", "scan"]) : "attend", ["attend", "convolve", "scan"]);
+  const rarely = <T>(usual: T, others: readonly T[]): T => rarelyOf(pick, usual, others);
+  /** Rows of heads, flat or apart. */
+  const heads = (size: number, count: number) =>
+    pick([true, true, false]) ? tensor(size * count, rows) : tensor(size, count, rows);
   switch (operation) {
     case "attend": {
-      const heads = [
+      const shapes = [
         [2, 8, 8],
         [1, 16, 4],
         [2, 32, 32],
@@ -129,7 +164,7 @@ function applyOne(
         [2, 8, 8],
         [1, 32, 0],
       ] as const;
-      const [kvHeads, keyDim, valueDim] = rarely(heads[memory] ?? heads[0], heads);
+      const [kvHeads, keyDim, valueDim] = rarely(shapes[memory] ?? shapes[0], shapes);
       const reads = pick([false, false, true]);
       const keys = reads ? -1 : tensor(keyDim, kvHeads, rows);
       const values = reads || valueDim === 0 ? rarely(-1, [0]) : tensor(valueDim, kvHeads, rows);
@@ -154,22 +189,87 @@ function applyOne(
       const weight = tensor(taps as number, channels as number);
       return graph.convolve(memory, rarely(0, [1, 2, -1]), x, weight, bias, pick([true, false]));
     }
-    default: {
+    case "scanMamba1": {
+      const [channels, size] = rarely([16, 8], [
+        [16, 7],
+        [8, 16],
+        [1, 1],
+        [2, 64],
+      ] as const);
+      return graph.scanMamba1({
+        memory,
+        state: rarely(1, [0, 5, -1]),
+        x: tensor(channels, rows),
+        dt: tensor(channels, rows),
+        dtBias: rarely(tensor(channels), [-1]),
+        a: tensor(size, channels),
+        b: tensor(size, rows),
+        c: tensor(size, rows),
+        d: rarely(tensor(1, channels), [-1]),
+      });
+    }
+    case "deltaNet": {
+      const shape = { keyDim: 8, valueDim: 8, keyHeads: pick([1, 2, 4]), valueHeads: 4 };
+      const odd = {
+        ...shape,
+        [pick(["keyDim", "valueDim", "keyHeads", "valueHeads"])]: pick([0, -1, 3, 1024, 2 ** 31 - 1]),
+      };
+      const used = rarely(shape, [odd]);
+      const { keyDim, valueDim, keyHeads, valueHeads } = rarely(used, [shape]);
+      return graph.deltaNet({
+        memory,
+        state: rarely(0, [1, 5, -1]),
+        q: heads(keyDim, keyHeads),
+        k: heads(keyDim, keyHeads),
+        v: heads(valueDim, valueHeads),
+        g: heads(pick([1, keyDim]), valueHeads),
+        beta: heads(1, valueHeads),
+        ...used,
+        interleaved: pick([0, 1]),
+        betaSigmoid: pick([0, 1]),
+        scale: rarely(0.3, [0, -1, Number.NaN, Infinity]),
+        normalize: pick([-1, 0, 1e-6, Number.NaN]),
+      });
+    }
+    case "wkv6":
+    case "wkv7": {
+      const shape = { headSize: 12, heads: 2 };
+      const odd = { ...shape, [pick(["headSize", "heads"])]: pick([0, -1, 3, 257, 2 ** 31 - 1]) };
+      const used = rarely(shape, [odd]);
+      const rowsOf = () => heads(rarely(used.headSize, [12]), rarely(used.heads, [2]));
+      const operands = {
+        memory,
+        state: rarely(pick([0, 1]), [5, -1]),
+        r: rowsOf(),
+        w: rowsOf(),
+        k: rowsOf(),
+        v: rowsOf(),
+      };
+      if (operation === "wkv6") return graph.wkv6({ ...operands, ...used, u: tensor(used.headSize, used.heads) });
+      return graph.wkv7({ ...operands, ...used, a: rowsOf(), b: rowsOf() });
+    }
+    case "linearRecurrence": {
+      const channels = rarely(21, [24, 1, 7]);
+      return graph.linearRecurrence(memory, rarely(0, [1, 2, -1]), tensor(channels, rows), tensor(channels, rows));
+    }
+    case "previous":
+      return graph.previous(memory, rarely(1, [0, 2, -1]), tensor(rarely(24, [21, 1, 7]), rows));
+    case "scan": {
       const shape = { headDim: 4, heads: 4, groups: pick([1, 2, 4]), stateSize: 8 };
       const odd = { ...shape, [pick(["headDim", "heads", "groups", "stateSize"])]: pick([0, -1, 3, 1024]) };
-      const { headDim, heads, groups, stateSize } = rarely(shape, [odd]);
+      const used = rarely(shape, [odd]);
       const operands = {
         memory,
         state: rarely(1, [0, 5, -1]),
-        x: tensor(headDim * heads, rows),
-        dt: tensor(heads, rows),
-        dtBias: tensor(heads),
-        a: tensor(1, heads),
-        b: tensor(stateSize * groups, rows),
-        c: tensor(stateSize * groups, rows),
-        d: tensor(1, heads),
+        x: heads(used.headDim, used.heads),
+        dt: tensor(used.heads, rows),
+        dtBias: rarely(tensor(used.heads), [-1]),
+        a: tensor(1, used.heads),
+        b: heads(used.stateSize, used.groups),
+        c: heads(used.stateSize, used.groups),
+        d: rarely(tensor(1, used.heads), [-1]),
       };
-      return graph.scan(operands, { headDim, heads, groups, stateSize });
+      return graph.scan(operands, used);
     }
   }
 }

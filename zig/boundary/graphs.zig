@@ -8,6 +8,7 @@ const objects = @import("objects.zig");
 const ops = @import("../ops.zig");
 const graph_file = @import("../graph.zig");
 const memory_ops = @import("../memory_ops.zig");
+const memory_recurrences = @import("../memory_recurrences.zig");
 const Graph = graph_file.Graph;
 const gpa = objects.gpa;
 
@@ -135,7 +136,7 @@ pub fn convolve(
 ) status.Error!void {
     const graph = try objects.graphs.get(handle);
     try graph.check_open();
-    const result = try memory_ops.convolve(
+    const result = try memory_recurrences.convolve(
         &graph.builder,
         memory,
         state,
@@ -150,20 +151,90 @@ pub fn convolve(
 pub fn scan(handle: u32, a: *const structs.ScanArguments, out: *structs.TensorInfo) status.Error!void {
     const graph = try objects.graphs.get(handle);
     try graph.check_open();
-    const tensors: memory_ops.ScanTensors = .{
-        .x = try graph.get(a.x),
-        .dt = try graph.get(a.dt),
-        .dt_bias = try graph.get(a.dt_bias),
-        .a = try graph.get(a.a),
-        .b = try graph.get(a.b),
-        .c = try graph.get(a.c),
-        .d = try graph.get(a.d),
-    };
-    const result = try memory_ops.scan(&graph.builder, a.memory, a.state, tensors, .{
+    const result = try memory_recurrences.scan(&graph.builder, a.memory, a.state, try scan_tensors(graph, a), .{
         .head_dim = a.shape_head_dim,
         .heads = a.shape_heads,
         .groups = a.shape_groups,
         .state_size = a.shape_state_size,
     });
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+pub fn scan_mamba1(handle: u32, a: *const structs.ScanMamba1Arguments, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const result = try memory_recurrences.scan_mamba1(&graph.builder, a.memory, a.state, try scan_tensors(graph, a));
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+fn scan_tensors(graph: *Graph, a: anytype) status.Error!memory_recurrences.ScanTensors {
+    return .{
+        .x = try graph.get(a.x),
+        .dt = try graph.get(a.dt),
+        .dt_bias = try graph.get_optional(a.dt_bias),
+        .a = try graph.get(a.a),
+        .b = try graph.get(a.b),
+        .c = try graph.get(a.c),
+        .d = try graph.get_optional(a.d),
+    };
+}
+
+pub fn delta_net(handle: u32, a: *const structs.DeltaNetArguments, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const tensors: memory_recurrences.DeltaNetTensors = .{
+        .q = try graph.get(a.q),
+        .k = try graph.get(a.k),
+        .v = try graph.get(a.v),
+        .g = try graph.get(a.g),
+        .beta = try graph.get(a.beta),
+    };
+    const result = try memory_recurrences.delta_net(&graph.builder, a.memory, a.state, tensors, .{
+        .key_dim = a.key_dim,
+        .value_dim = a.value_dim,
+        .key_heads = a.key_heads,
+        .value_heads = a.value_heads,
+        .interleaved = a.interleaved != 0,
+        .normalize = if (a.normalize >= 0) a.normalize else null,
+        .beta_sigmoid = a.beta_sigmoid != 0,
+        .scale = a.scale,
+    });
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+pub fn wkv6(handle: u32, a: *const structs.Wkv6Arguments, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const u = try graph.get(a.u);
+    const shape: memory_recurrences.WkvShape = .{ .head_size = a.head_size, .heads = a.heads };
+    const result = try memory_recurrences.wkv6(&graph.builder, a.memory, a.state, try wkv_tensors(graph, a), u, shape);
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+pub fn wkv7(handle: u32, a: *const structs.Wkv7Arguments, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const removed = try graph.get(a.a);
+    const placed = try graph.get(a.b);
+    const shape: memory_recurrences.WkvShape = .{ .head_size = a.head_size, .heads = a.heads };
+    const result = try memory_recurrences.wkv7(&graph.builder, a.memory, a.state, try wkv_tensors(graph, a), removed, placed, shape);
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+fn wkv_tensors(graph: *Graph, a: anytype) status.Error!memory_recurrences.WkvTensors {
+    return .{ .r = try graph.get(a.r), .w = try graph.get(a.w), .k = try graph.get(a.k), .v = try graph.get(a.v) };
+}
+
+pub fn linear_recurrence(handle: u32, memory: i32, state: i32, a: i32, x: i32, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const result = try memory_recurrences.linear_recurrence(&graph.builder, memory, state, try graph.get(a), try graph.get(x));
+    try describe_tensor(graph, try graph.add(result), out);
+}
+
+pub fn previous(handle: u32, memory: i32, state: i32, x: i32, out: *structs.TensorInfo) status.Error!void {
+    const graph = try objects.graphs.get(handle);
+    try graph.check_open();
+    const result = try memory_recurrences.previous(&graph.builder, memory, state, try graph.get(x));
     try describe_tensor(graph, try graph.add(result), out);
 }

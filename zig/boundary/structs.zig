@@ -77,6 +77,64 @@ pub const ScanArguments = extern struct {
     shape_state_size: i32,
 };
 
+/// Of Mamba-1; the shape is that of `a`. `dt_bias` and `d` may be left out.
+pub const ScanMamba1Arguments = extern struct {
+    memory: i32,
+    state: i32,
+    x: i32,
+    dt: i32,
+    dt_bias: i32,
+    a: i32,
+    b: i32,
+    c: i32,
+    d: i32,
+};
+
+pub const DeltaNetArguments = extern struct {
+    memory: i32,
+    state: i32,
+    q: i32,
+    k: i32,
+    v: i32,
+    g: i32,
+    beta: i32,
+    key_dim: i32,
+    value_dim: i32,
+    key_heads: i32,
+    value_heads: i32,
+    /// 1: value head h reads key head `h % key_heads`; 0: consecutive value heads share one.
+    interleaved: i32,
+    beta_sigmoid: i32,
+    scale: f32,
+    /// What is added to the squares of `q` and `k` before they are normalised; negative takes them as they are.
+    normalize: f32,
+};
+
+pub const Wkv6Arguments = extern struct {
+    memory: i32,
+    state: i32,
+    r: i32,
+    w: i32,
+    k: i32,
+    v: i32,
+    u: i32,
+    head_size: i32,
+    heads: i32,
+};
+
+pub const Wkv7Arguments = extern struct {
+    memory: i32,
+    state: i32,
+    r: i32,
+    w: i32,
+    k: i32,
+    v: i32,
+    a: i32,
+    b: i32,
+    head_size: i32,
+    heads: i32,
+};
+
 pub const GraphInfo = extern struct {
     nodes: i32,
     padding: i32 = 0,

@@ -31,7 +31,7 @@ pub const Rows = struct {
 
 /// Strides count floats.
 pub const Args = struct {
-    /// The receptance.
+    /// The receptance. Not read where `out` is null.
     r: Rows,
     /// The decay, a factor (not its logarithm), per channel of the key.
     w: Rows,
@@ -202,7 +202,7 @@ fn advance_v6(comptime emit: bool, work: *WorkV6, part: Part, segment: Segment) 
     while (done < segment.rows) : (done += tile.rows) {
         tile.first_row = segment.first_row + done;
         tile.rows = @min(tile_tokens_max, tile_floats / padded, segment.rows - done);
-        tile.fill(.{ args.r, args.w, args.k, args.v }, part.head * size, size, padded);
+        tile.fill(.{ if (emit) args.r else args.w, args.w, args.k, args.v }, part.head * size, size, padded);
         if (emit) @memset(work.y[0..tile.rows], @splat(0));
         var key: usize = 0;
         while (key + block_rows <= size) : (key += block_rows) advance_keys(emit, block_rows, work, key);
@@ -343,7 +343,7 @@ fn advance_v7(comptime emit: bool, comptime vectors: usize, work: *WorkV7, part:
     while (done < segment.rows) : (done += tile.rows) {
         tile.first_row = segment.first_row + done;
         tile.rows = @min(tile_tokens_max, tile_floats / padded, segment.rows - done);
-        tile.fill(.{ args.r, args.w, args.k, args.v, args.a.?, args.b.? }, part.head * size, size, padded);
+        tile.fill(.{ if (emit) args.r else args.w, args.w, args.k, args.v, args.a.?, args.b.? }, part.head * size, size, padded);
         if (tile.rows == 1) {
             advance_part(emit, @min(2, together), vectors, work);
         } else {
