@@ -13,43 +13,19 @@ const Block = blocks_file.Block;
 const Stamp = @import("history.zig").Stamp;
 const Move = @import("history.zig").Move;
 const batch = @import("batch.zig");
+const pieces_file = @import("pieces.zig");
+const estimate_file = @import("attention_estimate.zig");
+const Cursor = pieces_file.Cursor;
 const kernel = @import("kernels/attention.zig");
 
 pub const Span = kernel.Span;
 pub const Row = kernel.Row;
 pub const Run = batch.Run;
 
-/// Cells of one block.
-pub const block_cells = 64;
+pub const block_cells = pieces_file.block_cells;
 
-/// Consecutive cells of a block that hold consecutive positions.
-pub const Piece = struct {
-    block: Block,
-    /// The first cell, within the block.
-    offset: u32,
-    count: u32,
-    position: i32,
-
-    pub fn end(piece: Piece) i32 {
-        return piece.position + @as(i32, @intCast(piece.count));
-    }
-
-    fn first_cell(piece: Piece) u32 {
-        return piece.block * block_cells + piece.offset;
-    }
-
-    fn part(piece: Piece, from: i32, to: i32) Piece {
-        assert(from >= piece.position and to <= piece.end() and from < to);
-        return .{
-            .block = piece.block,
-            .offset = piece.offset + @as(u32, @intCast(from - piece.position)),
-            .count = @intCast(to - from),
-            .position = from,
-        };
-    }
-};
-
-pub const CellCopy = struct { from: u32, to: u32, count: u32 };
+pub const Piece = pieces_file.Piece;
+pub const CellCopy = pieces_file.CellCopy;
 
 /// A cell whose key is to be turned by so many positions.
 pub const CellTurn = struct { cell: u32, distance: i32 };
@@ -139,7 +115,7 @@ pub const AttentionPool = struct {
     }
 
     /// Whether cells are let go that no later token sees.
-    fn lets_go(pool: *const AttentionPool) bool {
+    pub fn lets_go(pool: *const AttentionPool) bool {
         return pool.config.extent != .all and !pool.config.whole;
     }
 
@@ -156,7 +132,7 @@ pub const AttentionPool = struct {
     }
 
     /// The earliest position that may still be seen, also after taking back what can be taken back.
-    fn lowest_kept(pool: *const AttentionPool, end: i32) i32 {
+    pub fn lowest_kept(pool: *const AttentionPool, end: i32) i32 {
         return pool.lowest_seen(@max(0, end - @as(i32, @intCast(pool.config.rollback))));
     }
 
@@ -406,102 +382,9 @@ pub const AttentionPool = struct {
 
     // ---- batches ----
 
-    /// Counts what the sub-batches of a batch need, one after the other, without touching the pool.
-    pub const Estimate = struct {
-        free: i64,
-        lacking: i64 = 0,
-        tails: []Tail,
-        /// Blocks whose last cell an earlier run has written on from.
-        claimed: std.ArrayList(Block) = .empty,
-
-        const Tail = struct {
-            touched: bool = false,
-            /// Cells left in the last block.
-            room: i32 = 0,
-            end: i32 = 0,
-            /// The first piece that is still held.
-            piece: usize = 0,
-            /// Blocks that the estimate has added and not dropped, and the position of the first cell of the first one.
-            added: i32 = 0,
-            added_from: i32 = 0,
-        };
-
-        pub fn deinit(estimate: *Estimate, gpa: std.mem.Allocator) void {
-            gpa.free(estimate.tails);
-            estimate.claimed.deinit(gpa);
-        }
-    };
-
-    pub fn estimate_begin(pool: *const AttentionPool, gpa: std.mem.Allocator) error{OutOfMemory}!Estimate {
-        const tails = try gpa.alloc(Estimate.Tail, pool.config.sequences);
-        errdefer gpa.free(tails);
-        @memset(tails, .{});
-        return .{
-            .free = pool.blocks.free_count,
-            .tails = tails,
-            .claimed = try .initCapacity(gpa, pool.config.sequences),
-        };
-    }
-
-    /// Adds one sub-batch to the estimate.
-    pub fn estimate_add(pool: *const AttentionPool, estimate: *Estimate, runs: []const Run) void {
-        for (runs) |run| {
-            const tail = &estimate.tails[run.sequence];
-            if (!tail.touched) pool.estimate_tail(estimate, run.sequence);
-            const lacking: i32 = @as(i32, @intCast(run.count)) - tail.room;
-            if (lacking > 0) {
-                const needed = @divFloor(lacking + block_cells - 1, block_cells);
-                if (tail.added == 0) tail.added_from = tail.end + tail.room;
-                tail.added += needed;
-                tail.room += needed * block_cells;
-                estimate.free -= needed;
-            }
-            tail.room -= @intCast(run.count);
-            tail.end += @intCast(run.count);
-            // Snapshots may keep blocks that the sequence lets go.
-            estimate.free -= @intCast(run.marks.len * snapshot_blocks(pool.config));
-        }
-        // Streams of their own have room for the whole context.
-        if (!pool.config.separate) estimate.lacking = @max(estimate.lacking, -estimate.free);
-        if (!pool.lets_go()) return;
-        for (runs) |run| pool.estimate_drop(estimate, run.sequence);
-    }
-
-    fn estimate_tail(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) void {
-        const h = &pool.holders[sequence];
-        const tail = &estimate.tails[sequence];
-        tail.* = .{ .touched = true, .end = h.end };
-        const last = h.pieces.getLastOrNull() orelse return;
-        const used = last.offset + last.count;
-        const claimed = std.mem.findScalar(Block, estimate.claimed.items, last.block) != null;
-        if (used == pool.blocks.filled[last.block] and !claimed) {
-            tail.room = @intCast(block_cells - used);
-            estimate.claimed.appendAssumeCapacity(last.block);
-        } else if (last.count < block_cells) {
-            // It is copied to a block of its own.
-            estimate.free -= 1;
-            tail.room = @intCast(block_cells - last.count);
-        }
-    }
-
-    /// What a step pushes out of the window comes back before the next one.
-    fn estimate_drop(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) void {
-        const h = &pool.holders[sequence];
-        const tail = &estimate.tails[sequence];
-        const keep = pool.lowest_kept(tail.end);
-        const pieces = h.pieces.items;
-        while (tail.piece < pieces.len and pieces[tail.piece].end() <= keep) : (tail.piece += 1) {
-            const is_last = tail.piece + 1 == pieces.len;
-            // The last one's block may have been written on.
-            if (is_last and tail.end > tail.added_from and keep < tail.added_from and tail.added > 0) return;
-            if (!pool.blocks.is_shared(pieces[tail.piece].block)) estimate.free += 1;
-        }
-        while (tail.added > 0 and tail.piece == pieces.len and tail.added_from + block_cells <= keep) {
-            tail.added -= 1;
-            tail.added_from += block_cells;
-            estimate.free += 1;
-        }
-    }
+    pub const Estimate = estimate_file.Estimate;
+    pub const estimate_begin = estimate_file.begin;
+    pub const estimate_add = estimate_file.add;
 
     /// What one sub-batch does to this pool, and what its kernels read.
     pub const Plan = struct {
@@ -649,29 +532,6 @@ pub const AttentionPool = struct {
         }
         plan.span_offsets.appendAssumeCapacity(@intCast(plan.spans.items.len));
     }
-
-    /// Walks along pieces in the order of positions and counts cells.
-    const Cursor = struct {
-        pieces: []const Piece,
-        index: usize = 0,
-        /// The number of the first cell of the piece.
-        number: i32,
-        low: i32 = 0,
-
-        /// Goes on to the first piece that ends behind a position.
-        fn seek(cursor: *Cursor, position: i32) void {
-            cursor.low = position;
-            while (cursor.index < cursor.pieces.len and cursor.pieces[cursor.index].end() <= position) {
-                cursor.number += @intCast(cursor.pieces[cursor.index].count);
-                cursor.index += 1;
-            }
-        }
-
-        /// The number of the first cell at or behind a position of this piece.
-        fn at(cursor: *const Cursor, position: i32) i32 {
-            return cursor.number + @max(0, position - cursor.pieces[cursor.index].position);
-        }
-    };
 
     /// The sub-batch was computed: marks become snapshots, and what no later token sees is let go. The plan then lists
     /// the cells that must be copied for the snapshots.

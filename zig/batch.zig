@@ -3,7 +3,6 @@
 const std = @import("std");
 const assert = std.debug.assert;
 const Stamp = @import("history.zig").Stamp;
-const status = @import("status.zig");
 
 /// Consecutive tokens of one sequence in a sub-batch.
 pub const Run = struct {

@@ -11,7 +11,6 @@ const memory_turn = @import("memory_turn.zig");
 const tensor_data = @import("tensor_data.zig");
 const ops = @import("ops.zig");
 const Memory = @import("memory.zig").Memory;
-const Model = @import("model.zig").Model;
 const SubBatch = @import("batch.zig").SubBatch;
 
 const Tensor = c.ggml_tensor;

@@ -1,6 +1,5 @@
 //! Checked operations that multiply matrices: products, expert products, attention, triangular systems.
 
-const std = @import("std");
 const c = @import("ggml");
 const status = @import("status.zig");
 const checks = @import("op_checks.zig");

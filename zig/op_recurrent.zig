@@ -1,7 +1,6 @@
 //! Checked operations that carry a state along the tokens: convolutions, state spaces, RWKV, gated linear attention,
 //! delta nets. Where a result holds outputs and new states, the outputs come first.
 
-const std = @import("std");
 const c = @import("ggml");
 const status = @import("status.zig");
 const checks = @import("op_checks.zig");

@@ -62,7 +62,6 @@ pub const RecurrentPool = struct {
     /// Snapshots that one sub-batch can take where they are held in f16.
     pub const marks_max = 8;
 
-
     /// One cell to read and one to write for each sequence, what a rollback needs, and one for each snapshot.
     pub fn cell_count_for(config: Config) u32 {
         const each: u32 = 2 + switch (config.method) {
