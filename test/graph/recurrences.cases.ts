@@ -43,7 +43,10 @@ export function placeOf(
     g,
     memory,
     part: (from, count) => g.slice(material, from, count),
-    weight: (from, ...shape) => g.view(tables.first, shape, 4 * from, [4 * (shape[0] ?? 1)]),
+    weight: (from, ...shape) => {
+      const count = shape.reduce((product, n) => product * n, 1);
+      return g.reshape(g.view(tables.first, [count], 4 * from), ...shape);
+    },
   };
 }
 
@@ -267,7 +270,8 @@ export const cases: Readonly<Record<string, Case>> = {
     inputs: 16 + 16 + 32 + 32 + 4,
     build: ({ g, memory, part, weight }) => {
       const convolve = (state: string, from: number, count: number) =>
-        g.convolve(memory, part(from, count), { state, weight: weight(4 * from, 4, count), silu: true });
+        // As files give it: [taps, 1, channels].
+        g.convolve(memory, part(from, count), { state, weight: weight(4 * from, 4, 1, count), silu: true });
       const [q, k, v] = [convolve("q", 0, 16), convolve("k", 16, 16), convolve("v", 32, 32)];
       return g.deltaNet(memory, {
         ...{ state: "net", keyDim: 8, valueDim: 8, keyHeads: 2, valueHeads: 4, mapping: "interleaved", scale: 0.5 },
