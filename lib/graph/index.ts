@@ -26,5 +26,21 @@ export {
   type Wkv6Options,
   type Wkv7Options,
 } from "./graph.ts";
+export { mamba1Memory, mamba1Mixer, type Mamba1Options, type Mamba1Weights } from "./mamba-blocks.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
+export {
+  routedExperts,
+  routeToExperts,
+  type ExpertWeights,
+  type Route,
+  type RouterScores,
+  type RouterWeights,
+  type RoutingOptions,
+} from "./routing-blocks.ts";
+export {
+  shortConvolution,
+  shortConvolutionMemory,
+  type ShortConvolutionOptions,
+  type ShortConvolutionWeights,
+} from "./short-convolution-block.ts";
 export { Tensor, Weight, type Operand } from "./tensor.ts";

@@ -19,13 +19,16 @@ const fixtures = [
   ["granitehybrid", 1e-8],
   ["granitehybrid-moe", 1e-8],
   ["bamba", 1e-8],
+  ["qwen3", 1e-8],
+  ["mamba", 1e-8],
+  ["falcon-mamba", 1e-8],
 ] as const;
 
 describe.each(fixtures)("%s", (name, tolerance) => {
   const fixture = readFixture(name);
   let model: Model;
   beforeAll(async () => {
-    model = await loadModel(fixture.model, { context: 256, kv: "f32", threads: 2 });
+    model = await loadModel(fixture.model, { context: 256, sequences: 4, kv: "f32", threads: 2 });
   });
   afterAll(() => model.dispose());
 
@@ -36,6 +39,32 @@ describe.each(fixtures)("%s", (name, tolerance) => {
   ])("logits are the reference's: %s", async (_, chunk) => {
     for (const { tokens, logits } of fixture.sequences) {
       expect(nmse(await allLogits(model, tokens, chunk), logits)).toBeLessThanOrEqual(tolerance);
+    }
+  });
+
+  test("logits are the reference's: four sequences of different lengths in each batch", async () => {
+    const [first, ...others] = fixture.sequences;
+    if (first === undefined) throw new Error(`${name} has no sequence`);
+    // The fourth one is the beginning of the first.
+    const all = [first, ...others, { tokens: first.tokens.slice(0, 17), logits: first.logits }];
+    const runs = all.map(({ tokens, logits }) => ({ tokens, expected: logits, sequence: model.sequence(), at: 0 }));
+    expect(runs.length).toBe(4);
+    const actual = runs.map((): Float32Array[] => []);
+    for (let round = 0; runs.some(({ tokens, at }) => at < tokens.length); round += 1) {
+      const parts = runs.flatMap((run, i) => {
+        const tokens = run.tokens.slice(run.at, run.at + 1 + ((7 * round + 5 * i) % 11));
+        run.at += tokens.length;
+        return tokens.length === 0 ? [] : [{ i, sequence: run.sequence, tokens, logits: "all" as const }];
+      });
+      const results = await model.feed(parts);
+      for (const [j, { i }] of parts.entries()) actual[i]?.push(...(results[j]?.logits ?? []));
+    }
+    for (const [i, { tokens, expected, sequence }] of runs.entries()) {
+      sequence.dispose();
+      const rows = actual[i] ?? [];
+      expect(rows.length).toBe(tokens.length);
+      const joined = Float32Array.from(rows.flatMap((row) => [...row]));
+      expect(nmse(joined, expected.subarray(0, joined.length))).toBeLessThanOrEqual(tolerance);
     }
   });
 

@@ -1,0 +1,84 @@
+import {
+  attention,
+  defineArchitecture,
+  gatedMlp,
+  layerCount,
+  matrix,
+  optional,
+  ropeScale,
+  selfAttention,
+  share,
+  table,
+  vector,
+  vocabularySize,
+} from "ggstrata";
+
+/** Qwen 3 (arXiv:2505.09388), dense: full attention with norms of each head's queries and keys, gated MLP, RMS norms. */
+export const qwen3 = defineArchitecture({
+  names: ["qwen3"],
+
+  config: (m) => {
+    const width = m.count("qwen3.embedding_length");
+    const heads = m.count("qwen3.attention.head_count");
+    const kvHeads = m.count("qwen3.attention.head_count_kv", heads);
+    const headDim = m.count("qwen3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+    share(m, "query heads and key heads", heads, kvHeads);
+    return {
+      vocabulary: vocabularySize(m, "qwen3"),
+      contextLength: m.count("qwen3.context_length"),
+      layers: layerCount(m, "qwen3"),
+      width,
+      hidden: m.count("qwen3.feed_forward_length"),
+      heads,
+      kvHeads,
+      headDim,
+      valueDim: m.count("qwen3.attention.value_length", headDim),
+      eps: m.number("qwen3.attention.layer_norm_rms_epsilon"),
+      ropeDims: m.count("qwen3.rope.dimension_count", headDim),
+      ropeBase: m.number("qwen3.rope.freq_base", 10000),
+      ropeScale: ropeScale(m, "qwen3"),
+    };
+  },
+
+  memory: (c) =>
+    Array.from({ length: c.layers }, () => ({
+      attn: attention({ heads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim }),
+    })),
+
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: Array.from({ length: c.layers }, (_, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
+      k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
+      v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
+      output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
+      qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
+      kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
+      qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.heads * c.headDim])),
+      kBias: optional(vector(`blk.${i}.attn_k.bias`, [c.kvHeads * c.headDim])),
+      vBias: optional(vector(`blk.${i}.attn_v.bias`, [c.kvHeads * c.valueDim])),
+      outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+      mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
+      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
+      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
+      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+    })),
+  }),
+
+  graph: (g, c, w, memories) => {
+    const { heads, eps } = c;
+    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    let x = g.getRows(w.embedding, g.tokens());
+    for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
+      const normed = g.rmsNorm(x, eps, layer.norm);
+      let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads, rope, eps });
+      if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
+      x = g.add(x, mixed);
+      x = g.add(x, gatedMlp(g, g.rmsNorm(x, eps, layer.mlpNorm), layer));
+    }
+    return g.mulMat(w.head, g.rmsNorm(x, eps, w.norm));
+  },
+});
