@@ -4,15 +4,18 @@ import { parseArgs } from "node:util";
 import { formatBytes, formatNumber, formatTable, rounded } from "../../lib/cli/format.ts";
 import { Peer } from "../peer/peer.ts";
 import { measureMemoryUse, type MemoryUse } from "./memory.ts";
+import { measureOperations, operationsDocument, operationsTable, type Measurement } from "./memory-operations.ts";
 import { chooseModels, comparedModels } from "./models.ts";
 import { compareSpeeds, type Comparison, type Samples } from "./speed.ts";
 
-const help = `npm run bench -- [--model NAME]... [--pp 512 --tg 128 --reps 5 --threads N] [--json]
+const help = `npm run bench -- [--model NAME]... [--only PART] [--pp 512 --tg 128 --reps 5 --threads N] [--json]
 
 Measures how fast Strata and node-llama-cpp read a prompt (prefill) and generate after it (decode), in turns, and the
-peak memory of Strata. Speeds are tokens per second; a ratio above 1 says that Strata is the faster one.
+peak memory of Strata. Speeds are tokens per second; a ratio above 1 says that Strata is the faster one. Then what
+Strata's memory does: snapshots, saved states, sequences together, rollback, and a memory that is full of others.
 
   --model NAME   ${comparedModels.map(({ name }) => name).join(", ")}, or a GGUF file; may be given again; default all
+  --only PART    speed: that beside node-llama-cpp; memory: what Strata's memory does; default both
   --pp N         tokens of the prompt; default 512
   --tg N         tokens to generate; default 128
   --reps N       how often each is measured, the median counts; default 5
@@ -22,6 +25,7 @@ peak memory of Strata. Speeds are tokens per second; a ratio above 1 says that S
 
 const options = {
   model: { type: "string", multiple: true },
+  only: { type: "string" },
   pp: { type: "string", default: "512" },
   tg: { type: "string", default: "128" },
   reps: { type: "string", default: "5" },
@@ -30,11 +34,22 @@ const options = {
   help: { type: "boolean", default: false, short: "h" },
 } as const;
 
-interface Row {
+interface SpeedRow {
   readonly model: string;
   readonly prefill: Comparison;
   readonly decode: Comparison;
   readonly memory: MemoryUse;
+}
+
+interface OperationsRow {
+  readonly model: string;
+  readonly operations: readonly Measurement[];
+}
+
+interface Measured {
+  /** Undefined where it was not wanted. */
+  readonly speed: { readonly rows: readonly SpeedRow[]; readonly features: string } | undefined;
+  readonly operations: readonly OperationsRow[] | undefined;
 }
 
 type Settings = ReturnType<typeof readSettings>;
@@ -52,16 +67,28 @@ function readSettings() {
     repetitions: count("reps"),
     threads: count("threads"),
   };
-  return { speed, models: chooseModels(values.model ?? []), json: values.json, help: values.help };
+  const { only } = values;
+  if (only !== undefined && only !== "speed" && only !== "memory") {
+    throw new Error(`--only is "${only}": give speed or memory`);
+  }
+  return { speed, only, models: chooseModels(values.model ?? []), json: values.json, help: values.help };
 }
 
 function report(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-async function measure({ speed, models }: Settings): Promise<{ rows: Row[]; features: string }> {
+async function measure(settings: Settings): Promise<Measured> {
+  const { only } = settings;
+  return {
+    speed: only === "memory" ? undefined : await measureSpeed(settings),
+    operations: only === "speed" ? undefined : await measureMemory(settings),
+  };
+}
+
+async function measureSpeed({ speed, models }: Settings): Promise<NonNullable<Measured["speed"]>> {
   await using peer = new Peer();
-  const rows: Row[] = [];
+  const rows: SpeedRow[] = [];
   for (const { name, path } of models) {
     const onRepetition = (done: number): void => report(`${name}: ${done} of ${speed.repetitions}`);
     const speeds = await compareSpeeds(peer, path, { ...speed, onRepetition });
@@ -70,7 +97,16 @@ async function measure({ speed, models }: Settings): Promise<{ rows: Row[]; feat
   return { rows, features: (await peer.version()).systemInfo };
 }
 
-function speedTable(rows: readonly Row[], { promptTokens, generateTokens }: Settings["speed"]): string {
+async function measureMemory({ speed, models }: Settings): Promise<OperationsRow[]> {
+  const rows: OperationsRow[] = [];
+  for (const { name, path } of models) {
+    const onMeasured = (what: string): void => report(`${name}: ${what}`);
+    rows.push({ model: name, operations: await measureOperations(path, { ...speed, onMeasured }) });
+  }
+  return rows;
+}
+
+function speedTable(rows: readonly SpeedRow[], { promptTokens, generateTokens }: Settings["speed"]): string {
   const line = (model: string, work: string, tokens: number, { strata, libllama, ratio }: Comparison): string[] => [
     ...[model, work, String(tokens), formatNumber(strata.median), formatNumber(libllama.median), ratio.toFixed(2)],
     ...[spread(strata), spread(libllama)],
@@ -91,7 +127,7 @@ function spread({ samples }: Samples): string {
   return `${formatNumber(Math.min(...samples))} to ${formatNumber(Math.max(...samples))}`;
 }
 
-function memoryTable(rows: readonly Row[]): string {
+function memoryTable(rows: readonly SpeedRow[]): string {
   return formatTable(
     [
       ["model", "peak memory", "file", "memories", "graphs", "expected", "ratio"],
@@ -106,7 +142,7 @@ function memoryTable(rows: readonly Row[]): string {
   );
 }
 
-function documentOf({ speed }: Settings, rows: readonly Row[], features: string, load: number): object {
+function documentOf({ speed: settings }: Settings, { speed, operations }: Measured, load: number): object {
   const samples = (value: Samples): object => ({
     samples: value.samples.map(rounded),
     median: rounded(value.median),
@@ -114,25 +150,34 @@ function documentOf({ speed }: Settings, rows: readonly Row[], features: string,
   const comparison = (tokens: number, { strata, libllama, ratio }: Comparison): object => ({
     ...{ tokens, strata: samples(strata), libllama: samples(libllama), ratio: rounded(ratio) },
   });
-  const models = rows.map(({ model, prefill, decode, memory }) => ({
+  const models = speed?.rows.map(({ model, prefill, decode, memory }) => ({
     model,
-    prefill: comparison(speed.promptTokens, prefill),
-    decode: comparison(speed.generateTokens, decode),
+    prefill: comparison(settings.promptTokens, prefill),
+    decode: comparison(settings.generateTokens, decode),
     memory: { ...memory, ratio: rounded(memory.ratio) },
   }));
-  return { threads: speed.threads, cores: availableParallelism(), load, libllama: features, models };
+  const memory = operations?.map((row) => ({ model: row.model, operations: operationsDocument(row.operations) }));
+  const { threads } = settings;
+  return { threads, cores: availableParallelism(), load, libllama: speed?.features, models, memory };
+}
+
+function printTables({ speed: settings }: Settings, { speed, operations }: Measured): void {
+  if (speed !== undefined) {
+    process.stdout.write(`\n${speedTable(speed.rows, settings)}\n${memoryTable(speed.rows)}`);
+  }
+  if (operations !== undefined) process.stdout.write(`\n${operationsTable(operations)}`);
+  const features = speed === undefined ? "" : ` ${speed.features.trim()}`;
+  process.stdout.write(`\nMedian of ${settings.repetitions}, ${settings.threads} threads.${features}\n`);
 }
 
 async function run(settings: Settings): Promise<void> {
   const [load = 0] = loadavg();
-  const { rows, features } = await measure(settings);
+  const measured = await measure(settings);
   if (settings.json) {
-    process.stdout.write(`${JSON.stringify(documentOf(settings, rows, features, rounded(load)), undefined, 2)}\n`);
+    process.stdout.write(`${JSON.stringify(documentOf(settings, measured, rounded(load)), undefined, 2)}\n`);
     return;
   }
-  const { threads, repetitions } = settings.speed;
-  process.stdout.write(`\n${speedTable(rows, settings.speed)}\n${memoryTable(rows)}\n`);
-  process.stdout.write(`Median of ${repetitions}, ${threads} threads. ${features.trim()}\n`);
+  printTables(settings, measured);
   if (load > 0.5) {
     const cores = `${availableParallelism()} cores`;
     process.stdout.write(
