@@ -11,12 +11,13 @@ export {
   type ArchitectureDefinition,
   type BaseConfig,
 } from "./model/architecture.ts";
-export { layerCount, perLayer, ropeScale, share, vocabularySize } from "./model/conventions.ts";
+export { layerCount, perLayer, recurrentLayers, ropeScale, share, supportsOnly, vocabularySize } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
 export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";
 export { planMemory, type MemoryPlan, type PlannedMemory, type PlannedStep, type PlanOptions } from "./model/plan.ts";
 export { loadPlugin } from "./model/registry.ts";
+export { expertRouting, type RoutingDefaults } from "./model/routing.ts";
 export {
   experts,
   matrix,

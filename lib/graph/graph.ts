@@ -327,6 +327,16 @@ export class Graph {
     return this.op("get_rows", [a, indices]);
   }
 
+  /** `a` with rows replaced: rows `b` `[n, m]` are put where indices `[m]` say, i32 or i64. */
+  setRows(a: Operand, b: Operand, indices: Operand): Tensor {
+    return this.op("set_rows", [a, b, indices]);
+  }
+
+  /** A tensor of a's shape and type, all of one value. */
+  fill(a: Operand, value: number): Tensor {
+    return this.op("fill", [a], [], [value]);
+  }
+
   /** Positions of the k largest elements of each row, descending: `[k, ...]` i32. */
   argsortTopK(a: Operand, k: number): Tensor {
     return this.op("argsort_top_k", [a], [k]);

@@ -39,6 +39,25 @@ export function perLayer(metadata: Metadata, key: string, layers: number, fallba
 }
 
 /**
+ * Which layers are recurrent: `<architecture>.attention.recurrent_layers`, one flag a layer, or where the key is missing
+ * all but each `<architecture>.full_attention_interval`th (4 by default). `layers` counts those of the whole file.
+ */
+export function recurrentLayers(metadata: Metadata, architecture: string, layers: number): readonly boolean[] {
+  const key = `${architecture}.attention.recurrent_layers`;
+  const value = metadata.get(key);
+  if (value === undefined) {
+    const interval = metadata.count(`${architecture}.full_attention_interval`, 4);
+    return Array.from({ length: layers }, (_, i) => (i + 1) % interval !== 0);
+  }
+  const flags: readonly unknown[] = Array.isArray(value) ? value : [];
+  if (flags.length === layers && flags.every((flag) => typeof flag === "boolean")) return flags;
+  throw new StrataError(
+    "bad_format",
+    `${metadata.file}: "${key}" should say true or false for each of ${layers} layers`,
+  );
+}
+
+/**
  * What positions are multiplied with before they are rotated: 1, or 1 / factor for linear scaling.
  * Throws on kinds of scaling that Strata does not compute.
  */
@@ -56,4 +75,14 @@ export function share(metadata: Metadata, what: string, total: number, parts: nu
     throw new StrataError("bad_format", `${metadata.file}: ${what}: ${total} cannot be shared evenly by ${parts}`);
   }
   return total / parts;
+}
+
+/** Throws where the file has the key with another value: for what files can ask for and an architecture does not compute. */
+export function supportsOnly(metadata: Metadata, key: string, supported: boolean | number | string): void {
+  const value = metadata.get(key);
+  if (value === undefined || value === supported) return;
+  const shown =
+    typeof value === "object" ? "an array" : JSON.stringify(typeof value === "bigint" ? Number(value) : value);
+  const sentence = `${metadata.file}: "${key}" is ${shown}; only ${JSON.stringify(supported)} can be computed`;
+  throw new StrataError("unsupported", sentence);
 }

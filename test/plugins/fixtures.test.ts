@@ -22,6 +22,12 @@ const fixtures = [
   ["qwen3", 1e-8],
   ["mamba", 1e-8],
   ["falcon-mamba", 1e-8],
+  ["jamba", 1e-8],
+  ["plamo2", 1e-8],
+  ["qwen3next", 1e-8],
+  ["qwen35", 1e-8],
+  ["lfm2", 1e-8],
+  ["lfm2moe", 1e-8],
 ] as const;
 
 describe.each(fixtures)("%s", (name, tolerance) => {
