@@ -158,10 +158,10 @@ pub const AttentionPool = struct {
         const h = &pool.holders[holder];
         if (p0 >= h.end) return null;
         if (p1 < h.end) {
-            if (h.min > 0 and pool.lets_go()) return "positions before its window are gone, so what follows cannot close up";
+            if (h.dropped > 0) return "positions before its window are gone, so what follows cannot close up";
             return null;
         }
-        if (pool.lets_go() and h.min > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
+        if (h.dropped > 0 and h.min > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
         return null;
     }
 
@@ -245,12 +245,14 @@ pub const AttentionPool = struct {
         errdefer pool.clear(destination);
         to.* = .{ .pieces = to.pieces, .dropped = from.dropped, .min = low, .end = end, .stamp = value };
         for (from.pieces.items) |piece| {
-            if (piece.end() <= low) {
-                to.dropped += @intCast(piece.count);
+            if (piece.position >= end) break;
+            const until = @min(end, piece.end());
+            // At the end of a chunk nothing is seen any more.
+            if (until <= low) {
+                to.dropped += until - piece.position;
                 continue;
             }
-            if (piece.position >= end) break;
-            const part = piece.part(@max(low, piece.position), @min(end, piece.end()));
+            const part = piece.part(@max(low, piece.position), until);
             to.dropped += part.position - piece.position;
             if (!pool.config.separate) {
                 pool.blocks.retain(part.block);
@@ -281,8 +283,10 @@ pub const AttentionPool = struct {
     /// Why positions `[p0, p1)` cannot be moved; null when they can.
     pub fn move_refusal(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32, how: Move) ?[]const u8 {
         const h = &pool.holders[holder];
-        if (h.min == h.end or p0 >= h.end or p1 <= h.min) return null;
-        if (pool.lets_go() and h.min > 0) return "positions before its window are gone; load with whole windows to move positions";
+        // A window may have let go everything, and still ends where the sequence does.
+        const is_past = p0 >= h.end or p1 <= h.min;
+        if (h.dropped > 0 and (p1 >= h.end or !is_past)) return "positions before its window are gone; load with whole windows to move positions";
+        if (h.min == h.end or is_past) return null;
         if (how == .divide and pool.lets_go()) return "a window cannot be divided";
         const first = @max(p0, h.min);
         const last = @min(p1, h.end) - 1;
