@@ -1,6 +1,7 @@
 import { gemma3 } from "./gemma3.ts";
 import { granitehybrid } from "./granitehybrid.ts";
 import { jamba } from "./jamba.ts";
+import { kimiLinear } from "./kimi-linear.ts";
 import { lfm2 } from "./lfm2.ts";
 import { lfm2moe } from "./lfm2moe.ts";
 import { llama } from "./llama.ts";
@@ -9,7 +10,7 @@ import { mamba2 } from "./mamba2.ts";
 import { plamo2 } from "./plamo2.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen35 } from "./qwen35.ts";
-import { qwen35, qwen3next } from "./qwen3next.ts";
+import { qwen3next } from "./qwen3next.ts";
 import { rwkv6 } from "./rwkv6.ts";
 import { rwkv7 } from "./rwkv7.ts";
 
@@ -18,6 +19,7 @@ export const architectures = [
   gemma3,
   granitehybrid,
   jamba,
+  kimiLinear,
   lfm2,
   lfm2moe,
   llama,
@@ -25,7 +27,8 @@ export const architectures = [
   mamba2,
   plamo2,
   qwen3,
-  qwen35, qwen3next,
+  qwen35,
+  qwen3next,
   rwkv6,
   rwkv7,
 ] as const;

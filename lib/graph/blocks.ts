@@ -72,7 +72,7 @@ export function mixtureOfExperts(g: Graph, x: Tensor, w: MoeWeights, options: Mo
 }
 
 export interface AttentionWeights {
-  /** `[d, heads * keyDim]` */
+  /** `[d, heads * keyDim]`; with gates `[d, heads * (keyDim + valueDim)]`. */
   readonly q: Operand;
   /** `[d, kvHeads * keyDim]` */
   readonly k: Operand;
@@ -100,6 +100,8 @@ export interface SelfAttentionOptions extends Pick<AttendOptions, "scale" | "sof
   readonly eps?: number;
   /** Multiplies the queries, after their rotation; scores are then not scaled, unless `scale` says how. */
   readonly queryScale?: number;
+  /** `q` gives a query and a gate for each head, one after the other; the gate's sigmoid multiplies the head's result. */
+  readonly gated?: boolean;
 }
 
 /**
@@ -107,7 +109,7 @@ export interface SelfAttentionOptions extends Pick<AttendOptions, "scale" | "sof
  * the memory holds, output projection. x `[d, rows]` gives `[d, rows]`.
  */
 export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options: SelfAttentionOptions): Tensor {
-  const { heads, rope, eps = 1e-6, queryScale, scale = queryScale && 1, softcap } = options;
+  const { heads, rope, eps = 1e-6, queryScale, scale = queryScale && 1, softcap, gated = false } = options;
   const memory = given("selfAttention", options.memory);
   const { record } = memory;
   if (record.kind !== "attention") {
@@ -118,7 +120,8 @@ export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options
     const normed = norm === undefined ? t : g.rmsNorm(t, eps, norm);
     return rope === undefined ? normed : g.rope(normed, rope);
   };
-  const turned = turn(g.reshape(linear(g, x, w.q, w.qBias), keyDim, heads, g.rows), w.qNorm);
+  const projected = g.reshape(linear(g, x, w.q, w.qBias), gated ? keyDim + valueDim : keyDim, heads, g.rows);
+  const turned = turn(gated ? g.slice(projected, 0, keyDim) : projected, w.qNorm);
   const queries = queryScale === undefined ? turned : g.scale(turned, queryScale);
   const keys = turn(g.reshape(linear(g, x, w.k, w.kBias), keyDim, kvHeads, g.rows), w.kNorm);
   const values = g.reshape(linear(g, x, w.v, w.vBias), valueDim, kvHeads, g.rows);
@@ -129,7 +132,9 @@ export function selfAttention(g: Graph, x: Operand, w: AttentionWeights, options
     ...(scale === undefined ? {} : { scale }),
     ...(softcap === undefined ? {} : { softcap }),
   });
-  return linear(g, g.reshape(attended, valueDim * heads, g.rows), w.output, w.outputBias);
+  const gate = gated ? g.unary(g.slice(projected, keyDim, valueDim), "sigmoid") : undefined;
+  const result = gate === undefined ? attended : g.mul(attended, gate);
+  return linear(g, g.reshape(result, valueDim * heads, g.rows), w.output, w.outputBias);
 }
 
 export interface Mamba2Weights {
@@ -212,7 +217,8 @@ export function mamba2Mixer(g: Graph, x: Operand, w: Mamba2Weights, options: Mam
   return g.mulMat(w.output, g.reshape(grouped, inner, g.rows));
 }
 
-function given(block: string, memory: MemoryHandle | undefined): MemoryHandle {
+/** The memory that a block needs; throws where its layer declares none. */
+export function given(block: string, memory: MemoryHandle | undefined): MemoryHandle {
   if (memory !== undefined) return memory;
   throw new StrataError("invalid_argument", `${block} needs a memory, and the layer declares none of that name`);
 }

@@ -1,4 +1,11 @@
 export {
+  latentAttention,
+  latentMemory,
+  type LatentAttentionOptions,
+  type LatentAttentionWeights,
+  type LatentShape,
+} from "./attention-blocks.ts";
+export {
   gatedMlp,
   linear,
   mamba2Mixer,
@@ -13,6 +20,19 @@ export {
   type MoeWeights,
   type SelfAttentionOptions,
 } from "./blocks.ts";
+export {
+  gatedDeltaMemory,
+  gatedDeltaNet,
+  kimiDeltaAttention,
+  kimiDeltaMemory,
+  type GatedDeltaOptions,
+  type GatedDeltaShape,
+  type GatedDeltaWeights,
+  type KimiDeltaOptions,
+  type KimiDeltaShape,
+  type KimiDeltaWeights,
+  type LowRank,
+} from "./delta-blocks.ts";
 export {
   Graph,
   type AttendOptions,
@@ -37,6 +57,24 @@ export {
   type RouterWeights,
   type RoutingOptions,
 } from "./routing-blocks.ts";
+export {
+  layerNorm,
+  rwkv6ChannelMix,
+  rwkv6Memory,
+  rwkv6TimeMix,
+  rwkv7ChannelMix,
+  rwkv7Memory,
+  rwkv7TimeMix,
+  tokenShift,
+  type LowRankWeights,
+  type Rwkv6ChannelMixWeights,
+  type Rwkv6TimeMixWeights,
+  type Rwkv7ChannelMixWeights,
+  type Rwkv7TimeMixOptions,
+  type Rwkv7TimeMixWeights,
+  type RwkvShape,
+  type TimeMixOptions,
+} from "./rwkv-blocks.ts";
 export {
   shortConvolution,
   shortConvolutionMemory,

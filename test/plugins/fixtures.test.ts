@@ -26,8 +26,11 @@ const fixtures = [
   ["plamo2", 1e-8],
   ["qwen3next", 1e-8],
   ["qwen35", 1e-8],
+  ["kimi-linear", 1e-8],
   ["lfm2", 1e-8],
   ["lfm2moe", 1e-8],
+  ["rwkv6", 1e-8],
+  ["rwkv7", 1e-8],
 ] as const;
 
 describe.each(fixtures)("%s", (name, tolerance) => {

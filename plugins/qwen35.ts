@@ -1,0 +1,160 @@
+import {
+  attention,
+  defineArchitecture,
+  gatedDeltaMemory,
+  gatedDeltaNet,
+  gatedMlp,
+  layerCount,
+  matrix,
+  optional,
+  perLayer,
+  recurrentLayers,
+  ropeScale,
+  selfAttention,
+  share,
+  StrataError,
+  supportsOnly,
+  table,
+  vector,
+  vocabularySize,
+  type Metadata,
+} from "ggstrata";
+
+/**
+ * Qwen3.5, dense, for text: three layers with a gated delta net (arXiv:2412.06464) to one with gated attention, gated MLP.
+ * Files have value heads in another order than Qwen3-Next's. Of a text the three parts of a position are the same, so that
+ * its rotary embedding in sections is the plain one.
+ */
+export const qwen35 = defineArchitecture({
+  names: ["qwen35"],
+
+  config: readConfig,
+
+  memory: (c) =>
+    c.layers.map(({ isRecurrent, kvHeads }) =>
+      isRecurrent
+        ? { net: gatedDeltaMemory(c.net) }
+        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
+    ),
+
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: c.layers.map(({ isRecurrent, kvHeads, hidden }, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      mixer: isRecurrent ? { net: netWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mlpNorm: vector(`blk.${i}.post_attention_norm.weight`, [c.width]),
+      mlp: {
+        gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, hidden]),
+        up: matrix(`blk.${i}.ffn_up.weight`, [c.width, hidden]),
+        down: matrix(`blk.${i}.ffn_down.weight`, [hidden, c.width]),
+      },
+    })),
+  }),
+
+  graph: (g, c, w, memories) => {
+    const { eps, heads } = c;
+    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    let x = g.getRows(w.embedding, g.tokens());
+    for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
+      const { mixer } = layer;
+      const normed = g.rmsNorm(x, eps, layer.norm);
+      let mixed =
+        mixer.net !== undefined
+          ? gatedDeltaNet(g, normed, mixer.net, { ...c.net, eps, memory: memory.net, mapping: "interleaved" })
+          : selfAttention(g, normed, mixer.attn, { memory: memory.attn, heads, rope, eps, gated: true });
+      if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
+      x = g.add(x, mixed);
+      x = g.add(x, gatedMlp(g, g.rmsNorm(x, eps, layer.mlpNorm), layer.mlp));
+    }
+    return g.mulMat(w.head, g.rmsNorm(x, eps, w.norm));
+  },
+});
+
+type Config = ReturnType<typeof readConfig>;
+
+function readConfig(m: Metadata) {
+  const key = (name: string) => `qwen35.${name}`;
+  const width = m.count(key("embedding_length"));
+  const heads = m.count(key("attention.head_count"));
+  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  supportsOnly(m, key("attention.value_length"), headDim);
+  if (m.numbers(key("rope.dimension_sections"), [0, 0, 0, 0])[3] !== 0) {
+    const sentence = `"${key("rope.dimension_sections")}" turns by a fourth part of positions, which text has not`;
+    throw new StrataError("unsupported", `${m.file}: ${sentence}`);
+  }
+  const keyHeads = m.count(key("ssm.group_count"));
+  const valueHeads = m.count(key("ssm.time_step_rank"));
+  share(m, "value heads of a key head", valueHeads, keyHeads);
+  return {
+    vocabulary: vocabularySize(m, "qwen35"),
+    contextLength: m.count(key("context_length")),
+    layers: readLayers(m, heads),
+    width,
+    eps: m.number(key("attention.layer_norm_rms_epsilon")),
+    // attention
+    heads,
+    headDim,
+    ropeDims: m.count(key("rope.dimension_count"), headDim),
+    ropeBase: m.number(key("rope.freq_base"), 10000),
+    ropeScale: ropeScale(m, "qwen35"),
+    // delta net
+    net: {
+      keyHeads,
+      valueHeads,
+      keyDim: m.count(key("ssm.state_size")),
+      valueDim: share(m, "value heads", m.count(key("ssm.inner_size")), valueHeads),
+      taps: m.count(key("ssm.conv_kernel")),
+    },
+  };
+}
+
+/** The layers that a step runs; those that only guess further tokens come after them in the file. */
+function readLayers(m: Metadata, heads: number) {
+  const all = layerCount(m, "qwen35");
+  const recurrent = recurrentLayers(m, "qwen35", all);
+  const kvHeads = perLayer(m, "qwen35.attention.head_count_kv", all, heads);
+  const hidden = perLayer(m, "qwen35.feed_forward_length", all);
+  const layers = recurrent.map((isRecurrent, i) => ({
+    isRecurrent,
+    kvHeads: kvHeads[i] as number,
+    hidden: hidden[i] as number,
+  }));
+  for (const layer of layers) if (!layer.isRecurrent) share(m, "query heads of a key head", heads, layer.kvHeads);
+  return layers.slice(0, all - m.count("qwen35.nextn_predict_layers", 0));
+}
+
+function netWeights(c: Config, i: number) {
+  const { keyHeads, valueHeads, keyDim, valueDim, taps } = c.net;
+  const inner = valueHeads * valueDim;
+  const channels = 2 * keyHeads * keyDim + inner;
+  return {
+    qkv: matrix(`blk.${i}.attn_qkv.weight`, [c.width, channels]),
+    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [taps, channels]),
+    gate: matrix(`blk.${i}.attn_gate.weight`, [c.width, inner]),
+    beta: matrix(`blk.${i}.ssm_beta.weight`, [c.width, valueHeads]),
+    alpha: matrix(`blk.${i}.ssm_alpha.weight`, [c.width, valueHeads]),
+    a: vector(`blk.${i}.ssm_a`, [valueHeads]),
+    dtBias: vector(`blk.${i}.ssm_dt.bias`, [valueHeads]),
+    norm: vector(`blk.${i}.ssm_norm.weight`, [valueDim]),
+    output: matrix(`blk.${i}.ssm_out.weight`, [inner, c.width]),
+  };
+}
+
+function attentionWeights(c: Config, i: number, kvHeads: number) {
+  const queries = c.heads * 2 * c.headDim;
+  const keys = kvHeads * c.headDim;
+  return {
+    q: matrix(`blk.${i}.attn_q.weight`, [c.width, queries]),
+    k: matrix(`blk.${i}.attn_k.weight`, [c.width, keys]),
+    v: matrix(`blk.${i}.attn_v.weight`, [c.width, keys]),
+    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.headDim, c.width]),
+    qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
+    kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
+    qBias: optional(vector(`blk.${i}.attn_q.bias`, [queries])),
+    kBias: optional(vector(`blk.${i}.attn_k.bias`, [keys])),
+    vBias: optional(vector(`blk.${i}.attn_v.bias`, [keys])),
+    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+  };
+}
