@@ -1,3 +1,4 @@
+import { falconH1 } from "./falcon-h1.ts";
 import { gemma3 } from "./gemma3.ts";
 import { granitehybrid } from "./granitehybrid.ts";
 import { jamba } from "./jamba.ts";
@@ -7,6 +8,7 @@ import { lfm2moe } from "./lfm2moe.ts";
 import { llama } from "./llama.ts";
 import { mamba } from "./mamba.ts";
 import { mamba2 } from "./mamba2.ts";
+import { nemotronH } from "./nemotron_h.ts";
 import { plamo2 } from "./plamo2.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen35 } from "./qwen35.ts";
@@ -16,6 +18,7 @@ import { rwkv7 } from "./rwkv7.ts";
 
 /** The architectures that come with Strata. */
 export const architectures = [
+  falconH1,
   gemma3,
   granitehybrid,
   jamba,
@@ -25,6 +28,7 @@ export const architectures = [
   llama,
   mamba,
   mamba2,
+  nemotronH,
   plamo2,
   qwen3,
   qwen35,

@@ -11,6 +11,8 @@ export interface RoutingDefaults {
   /** Whether weights are divided by their sum, and what is added to that. */
   readonly normalizes: boolean;
   readonly epsilon: number;
+  /** Experts used by a token, where the architecture's files have a number for each layer. Default: the key's. */
+  readonly used?: number;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface RoutingDefaults {
 export function expertRouting(metadata: Metadata, architecture: string, defaults: RoutingDefaults): RoutingOptions {
   const key = (name: string) => `${architecture}.${name}`;
   const experts = metadata.count(key("expert_count"));
-  const used = metadata.count(key("expert_used_count"));
+  const used = defaults.used ?? metadata.count(key("expert_used_count"));
   const fail = (name: string, value: number, expected: string): never => {
     throw new StrataError("bad_format", `${metadata.file}: "${key(name)}" is number ${value}, expected ${expected}`);
   };

@@ -31,6 +31,9 @@ const fixtures = [
   ["lfm2moe", 1e-8],
   ["rwkv6", 1e-8],
   ["rwkv7", 1e-8],
+  ["falcon-h1", 1e-8],
+  ["nemotron-h", 1e-8],
+  ["nemotron-h-moe", 1e-8],
 ] as const;
 
 describe.each(fixtures)("%s", (name, tolerance) => {

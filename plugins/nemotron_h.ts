@@ -1,0 +1,224 @@
+import {
+  attention,
+  defineArchitecture,
+  expertRouting,
+  experts,
+  layerCount,
+  linear,
+  mamba2Memory,
+  mamba2Mixer,
+  matrix,
+  optional,
+  perLayer,
+  routedExperts,
+  routeToExperts,
+  selfAttention,
+  share,
+  StrataError,
+  supportsOnly,
+  table,
+  vector,
+  vocabularySize,
+  type BoundWeights,
+  type Graph,
+  type Metadata,
+  type RoutingOptions,
+  type Tensor,
+} from "ggstrata";
+
+/**
+ * Nemotron-H (arXiv:2504.03624) and Nemotron 3 (arXiv:2512.20848): each layer is one thing, Mamba-2, attention without
+ * positions, or an MLP with squared ReLU; the second has experts for MLPs.
+ */
+export const nemotronH = defineArchitecture({
+  names: ["nemotron_h", "nemotron_h_moe"],
+
+  config: readConfig,
+
+  memory: (c) =>
+    c.layers.map(({ kind, kvHeads }) => ({
+      ssm: kind === "ssm" ? mamba2Memory(c) : undefined,
+      attn: kind === "attention" ? attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.valueDim }) : undefined,
+    })),
+
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: c.layers.map((layer, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      op: opWeights(c, layer, i),
+    })),
+  }),
+
+  graph: (g, c, w, memories) => {
+    let x = g.getRows(w.embedding, g.tokens());
+    for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
+      const { op } = layer;
+      const { heads, routing } = c.layers[index] as Layer;
+      const mixesTokens = op.ssm !== undefined || op.attn !== undefined;
+      if (isLast && !mixesTokens) x = g.selectOutputs(x);
+      const h = g.rmsNorm(x, c.eps, layer.norm);
+      let y: Tensor;
+      if (op.ssm !== undefined) y = mamba2Mixer(g, h, op.ssm, { ...c, memory: memory.ssm });
+      else if (op.attn !== undefined) y = selfAttention(g, h, op.attn, { memory: memory.attn, heads });
+      else if (op.mlp !== undefined) y = squaredReluMlp(g, h, op.mlp);
+      else y = expertMlp(g, h, op.moe, routing as RoutingOptions);
+      if (isLast && mixesTokens) [x, y] = [g.selectOutputs(x), g.selectOutputs(y)];
+      x = g.add(x, y);
+    }
+    return g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
+  },
+});
+
+function squaredReluMlp(g: Graph, x: Tensor, w: BoundWeights<ReturnType<typeof mlpWeights>>): Tensor {
+  return linear(g, g.sqr(g.unary(linear(g, x, w.up, w.upBias), "relu")), w.down, w.downBias);
+}
+
+/** Experts, of a narrower input where there is a projection to it, and one more that every token uses. */
+function expertMlp(
+  g: Graph,
+  x: Tensor,
+  w: BoundWeights<ReturnType<typeof moeWeights>>,
+  routing: RoutingOptions,
+): Tensor {
+  const route = routeToExperts(g, x, w, routing);
+  const input = w.latentDown === undefined ? x : g.mulMat(w.latentDown, x);
+  const routed = routedExperts(g, input, w, route);
+  const output = w.latentUp === undefined ? routed : g.mulMat(w.latentUp, routed);
+  return w.shared === undefined ? output : g.add(output, squaredReluMlp(g, x, w.shared));
+}
+
+interface Layer {
+  readonly kind: "ssm" | "attention" | "mlp" | "moe";
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** Width of the MLP, or of each expert. */
+  readonly hidden: number;
+  readonly routing: RoutingOptions | undefined;
+}
+
+type Config = ReturnType<typeof readConfig>;
+
+function readConfig(m: Metadata) {
+  const architecture = m.string("general.architecture");
+  const key = (name: string) => `${architecture}.${name}`;
+  const width = m.count(key("embedding_length"));
+  const headDim = m.count(key("attention.key_length"));
+  const inner = m.count(key("ssm.inner_size"));
+  const heads = m.count(key("ssm.time_step_rank"));
+  const groups = m.count(key("ssm.group_count"));
+  share(m, "state space heads", inner, heads);
+  share(m, "state space heads in groups", heads, groups);
+  supportsOnly(m, key("rope.scaling.finetuned"), false);
+  return {
+    vocabulary: vocabularySize(m, architecture),
+    contextLength: m.count(key("context_length")),
+    width,
+    layers: readLayers(m, architecture),
+    eps: m.number(key("attention.layer_norm_rms_epsilon"), undefined) ?? m.number(key("attention.layer_norm_epsilon")),
+    // attention
+    headDim,
+    valueDim: m.count(key("attention.value_length"), headDim),
+    // Mamba-2
+    inner,
+    heads,
+    groups,
+    stateSize: m.count(key("ssm.state_size")),
+    taps: m.count(key("ssm.conv_kernel")),
+    // experts
+    sharedHidden: m.count(key("expert_shared_feed_forward_length"), 0),
+    latentWidth: m.count(key("moe_latent_size"), 0),
+  };
+}
+
+/** What each layer is. Layers that draft tokens come last and are left out. */
+function readLayers(m: Metadata, architecture: string): Layer[] {
+  const key = (name: string) => `${architecture}.${name}`;
+  const total = layerCount(m, architecture);
+  const each = (name: string, fallback?: number) => perLayer(m, key(name), total, fallback);
+  const [heads, kvHeads, hidden] = [
+    each("attention.head_count"),
+    each("attention.head_count_kv"),
+    each("feed_forward_length"),
+  ];
+  const hasExperts = m.count(key("expert_count"), 0) > 0;
+  const [expertHidden, used] = [each("expert_feed_forward_length", 0), each("expert_used_count", 0)];
+  const layer = (i: number): Layer => {
+    const [q, kv, mlp, mine] = [heads[i] ?? 0, kvHeads[i] ?? 0, hidden[i] ?? 0, used[i] ?? 0];
+    if (kv > 0 && mlp > 0) {
+      const keys = `"${key("attention.head_count_kv")}" and "${key("feed_forward_length")}"`;
+      throw new StrataError(
+        "unsupported",
+        `${m.file}: layer ${i} has both heads and an MLP by ${keys}; it can be one thing`,
+      );
+    }
+    const common = { heads: q, kvHeads: kv, hidden: mlp, routing: undefined };
+    if (mlp === 0) return { ...common, kind: kv > 0 ? "attention" : "ssm" };
+    if (!hasExperts) return { ...common, kind: "mlp" };
+    const defaults = { scores: "sigmoid", normalizes: false, epsilon: 1e-20 } as const;
+    const routing = expertRouting(m, architecture, { ...defaults, used: mine });
+    return { ...common, kind: "moe", hidden: expertHidden[i] || share(m, "experts' width", mlp, mine), routing };
+  };
+  const drafts = m.count(key("nextn_predict_layers"), 0);
+  if (drafts < total) return Array.from({ length: total - drafts }, (_, i) => layer(i));
+  const sentence = `"${key("nextn_predict_layers")}" is number ${drafts}, expected less than all of ${total} layers`;
+  throw new StrataError("bad_format", `${m.file}: ${sentence}`);
+}
+
+function opWeights(c: Config, layer: Layer, i: number) {
+  if (layer.kind === "ssm") return { ssm: ssmWeights(c, i) };
+  if (layer.kind === "attention") return { attn: attentionWeights(c, i, layer) };
+  if (layer.kind === "mlp") return { mlp: mlpWeights(c, i, "", layer.hidden) };
+  return { moe: moeWeights(c, i, layer) };
+}
+
+function ssmWeights(c: Config, i: number) {
+  const channels = c.inner + 2 * c.groups * c.stateSize;
+  return {
+    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
+    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
+    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
+    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
+    a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
+    d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
+    norm: vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups]),
+    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
+  };
+}
+
+function attentionWeights(c: Config, i: number, { heads, kvHeads }: Layer) {
+  return {
+    q: matrix(`blk.${i}.attn_q.weight`, [c.width, heads * c.headDim]),
+    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
+    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.valueDim]),
+    output: matrix(`blk.${i}.attn_output.weight`, [heads * c.valueDim, c.width]),
+    qBias: optional(vector(`blk.${i}.attn_q.bias`, [heads * c.headDim])),
+    kBias: optional(vector(`blk.${i}.attn_k.bias`, [kvHeads * c.headDim])),
+    vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.valueDim])),
+    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+  };
+}
+
+function mlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
+  return {
+    up: matrix(`blk.${i}.ffn_up${suffix}.weight`, [c.width, hidden]),
+    upBias: optional(vector(`blk.${i}.ffn_up${suffix}.bias`, [hidden])),
+    down: matrix(`blk.${i}.ffn_down${suffix}.weight`, [hidden, c.width]),
+    downBias: optional(vector(`blk.${i}.ffn_down${suffix}.bias`, [c.width])),
+  };
+}
+
+function moeWeights(c: Config, i: number, { hidden, routing }: Layer) {
+  const count = routing?.experts ?? 0;
+  const width = c.latentWidth || c.width;
+  return {
+    router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, count]),
+    routerBias: optional(vector(`blk.${i}.exp_probs_b.bias`, [count])),
+    up: experts(`blk.${i}.ffn_up_exps.weight`, [width, hidden, count]),
+    down: experts(`blk.${i}.ffn_down_exps.weight`, [hidden, width, count]),
+    latentDown: c.latentWidth > 0 ? matrix(`blk.${i}.ffn_latent_down.weight`, [c.width, width]) : undefined,
+    latentUp: c.latentWidth > 0 ? matrix(`blk.${i}.ffn_latent_up.weight`, [width, c.width]) : undefined,
+    shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
+  };
+}
