@@ -13,6 +13,7 @@ import { plamo2 } from "./plamo2.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen35 } from "./qwen35.ts";
 import { qwen3next } from "./qwen3next.ts";
+import { recurrentgemma } from "./recurrentgemma.ts";
 import { rwkv6 } from "./rwkv6.ts";
 import { rwkv7 } from "./rwkv7.ts";
 
@@ -33,6 +34,7 @@ export const architectures = [
   qwen3,
   qwen35,
   qwen3next,
+  recurrentgemma,
   rwkv6,
   rwkv7,
 ] as const;

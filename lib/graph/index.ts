@@ -49,6 +49,17 @@ export {
 export { mamba1Memory, mamba1Mixer, type Mamba1Options, type Mamba1Weights } from "./mamba-blocks.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
 export {
+  blockDiagonal,
+  geluTanh,
+  griffinMemory,
+  griffinMixer,
+  rgLru,
+  sequenceStarts,
+  type GriffinWeights,
+  type RgLruOptions,
+  type RgLruWeights,
+} from "./recurrence-blocks.ts";
+export {
   routedExperts,
   routeToExperts,
   type ExpertWeights,

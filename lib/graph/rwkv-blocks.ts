@@ -1,4 +1,5 @@
 import { recurrent, type RecurrentMemory } from "../memory/declaration.ts";
+import { given } from "./blocks.ts";
 import type { Graph } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
 import type { Operand, Tensor } from "./tensor.ts";
@@ -15,8 +16,8 @@ export function layerNorm(g: Graph, x: Operand, eps: number, weight: Operand, bi
  * Token shift: how far the token before each one is from it, `previous(x) - x`; before the first there are zeros. State
  * `state`, `[d]`, carries the last row of x `[d, rows]`.
  */
-export function tokenShift(g: Graph, memory: MemoryHandle, x: Operand, state: string): Tensor {
-  return g.sub(g.previous(memory, x, { state }), x);
+export function tokenShift(g: Graph, memory: MemoryHandle | undefined, x: Operand, state: string): Tensor {
+  return g.sub(g.previous(given("tokenShift", memory), x, { state }), x);
 }
 
 export interface RwkvShape {
@@ -44,8 +45,8 @@ function rwkvMemory({ width, headSize }: RwkvShape, rowsLogged: number): Recurre
 }
 
 export interface TimeMixOptions {
-  /** A memory with the state "wkv", as `rwkv6Memory` or `rwkv7Memory` declares it. */
-  readonly memory: MemoryHandle;
+  /** A memory of the layer with the state "wkv", as `rwkv6Memory` or `rwkv7Memory` declares it. */
+  readonly memory: MemoryHandle | undefined;
   readonly headSize: number;
 }
 
@@ -85,7 +86,7 @@ export function rwkv6TimeMix(g: Graph, x: Tensor, shift: Tensor, w: Rwkv6TimeMix
   const shares = rwkv6Shares(g, x, shift, w);
   const [forDecay, forKey, forValue, forReceptance, forGate] = five(g, g.add(g.mul(shares, shift), x));
   const decay = g.add(lowRank(g, forDecay, w.decayDown, w.decayUp, "tanh"), w.decay);
-  const attended = g.wkv6(o.memory, {
+  const attended = g.wkv6(given("rwkv6TimeMix", o.memory), {
     state: "wkv",
     headSize: o.headSize,
     heads: d / o.headSize,
@@ -237,7 +238,7 @@ export function rwkv7TimeMix(
   const plain = g.mulMat(w.key, forKey);
   const removal = g.l2Norm(g.reshape(g.mul(plain, w.keyRemoval), headSize, heads, rows), 1e-12);
   const keys = g.add(plain, g.mul(g.mul(plain, w.keyRate), g.scale(rate, 1, -1)));
-  const attended = g.wkv7(o.memory, {
+  const attended = g.wkv7(given("rwkv7TimeMix", o.memory), {
     ...{ state: "wkv", headSize, heads },
     r: receptance,
     w: g.unary(g.scale(decay, decayLogMin), "exp"),

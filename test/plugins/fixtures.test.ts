@@ -29,6 +29,7 @@ const fixtures = [
   ["kimi-linear", 1e-8],
   ["lfm2", 1e-8],
   ["lfm2moe", 1e-8],
+  ["recurrentgemma", 1e-8],
   ["rwkv6", 1e-8],
   ["rwkv7", 1e-8],
   ["falcon-h1", 1e-8],
