@@ -129,6 +129,11 @@ export const declarations: readonly Declared[] = [
     options: { kv: "f16", batch: 32, snapshotBytes: budget },
   },
   {
+    name: "snapshots of states in f16",
+    layers: [[full], [mamba], [large], [{ ...short, half: true }], [narrow]],
+    options: { kv: "f32", batch: 24, rollback: 8, snapshotType: "f16", snapshotBytes: budget },
+  },
+  {
     name: "no memory at all",
     layers: [[], []],
     options: { batch: 24, snapshotBytes: budget },

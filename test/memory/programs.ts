@@ -210,7 +210,7 @@ export class Bench implements AsyncDisposable {
     const isHalf = hasAttention && options.kv === "f16";
     // As ggml's flash attention, it sums values in f16, which shows where they cancel each other.
     if (isHalf && options.flashAttention !== false) return 1e-4;
-    return hasHalves || isHalf ? 1e-5 : 1e-8;
+    return hasHalves || isHalf || options.snapshotType === "f16" ? 1e-5 : 1e-8;
   }
 
   /** Runs one program. After a failure the next one gets a model that was loaded anew. */
