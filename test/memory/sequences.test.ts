@@ -7,7 +7,7 @@ import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(60_000);
 
-const attentionOnly = ["llama", "gemma3"] as const;
+const attentionOnly = ["llama", "gemma3", "qwen3"] as const;
 const withStates = fixtureNames.filter((name) => name !== "llama" && name !== "gemma3");
 
 /** What a fresh engine computes for a history, told in the same pieces. */

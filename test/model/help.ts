@@ -6,7 +6,23 @@ import { StrataError, type GenerateOptions, type GenerationEvent, type Model } f
 
 export const root = resolve(import.meta.dir, "../..");
 export const fixtureNames = ["llama", "gemma3", "mamba2", "granitehybrid", "granitehybrid-moe", "bamba"] as const;
-export type FixtureName = (typeof fixtureNames)[number];
+/** All fixtures, for the tests of what memories do; the six above stand for them where a test takes long. */
+export const allFixtureNames = [
+  ...fixtureNames,
+  "falcon-h1",
+  "falcon-mamba",
+  "jamba",
+  "lfm2",
+  "lfm2moe",
+  "mamba",
+  "nemotron-h",
+  "nemotron-h-moe",
+  "plamo2",
+  "qwen3",
+] as const;
+/** Fixtures that every test of memories runs. */
+export const memoryFixtureNames = [...fixtureNames, "kimi-linear", "qwen35", "qwen3next"] as const;
+export type FixtureName = (typeof allFixtureNames)[number];
 
 export function fixturePath(name: FixtureName): string {
   return join(root, "test/fixtures", name, "model.gguf");
