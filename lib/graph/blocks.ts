@@ -2,6 +2,7 @@ import { StrataError } from "../errors.ts";
 import { recurrent, type RecurrentMemory } from "../memory/declaration.ts";
 import type { AttendOptions, Graph, RopeOptions } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
+import { routedExperts, routeToExperts } from "./routing-blocks.ts";
 import type { Operand, Tensor } from "./tensor.ts";
 
 /** weight x + bias. `weight` `[in, out]`, x `[in, rows]`. */
@@ -52,23 +53,7 @@ export interface MoeOptions {
  */
 export function mixtureOfExperts(g: Graph, x: Tensor, w: MoeWeights, options: MoeOptions): Tensor {
   const { experts, used } = options;
-  if (used < 1 || used > experts) {
-    throw new StrataError("invalid_argument", `a token cannot use ${used} of ${experts} experts`);
-  }
-  const [d, rows] = x.shape;
-  const logits = g.mulMat(w.router, x);
-  const chosen = g.argsortTopK(logits, used);
-  // Rows of one logit each, so that the chosen ones can be gathered token by token.
-  const kept = g.getRows(g.reshape(logits, 1, experts, rows), chosen);
-  const weights = g.softMax(g.reshape(kept, used, rows));
-  const input = g.reshape(x, d, 1, rows);
-  const hidden = g.glu(g.mulMatId(w.gate, input, chosen), g.mulMatId(w.up, input, chosen), "swiglu");
-  const weighted = g.mul(g.mulMatId(w.down, hidden, chosen), g.reshape(weights, 1, used, rows));
-  let sum = g.view(weighted, [d, rows], 0, [weighted.strides[2]]);
-  for (let i = 1; i < used; i += 1) {
-    sum = g.add(sum, g.view(weighted, [d, rows], i * weighted.strides[1], [weighted.strides[2]]));
-  }
-  return used === 1 ? g.cont(sum) : sum;
+  return routedExperts(g, x, w, routeToExperts(g, x, w, { experts, used, scores: "chosenSoftmax" }));
 }
 
 export interface AttentionWeights {
