@@ -11,7 +11,16 @@ export {
   type ArchitectureDefinition,
   type BaseConfig,
 } from "./model/architecture.ts";
-export { layerCount, perLayer, recurrentLayers, ropeScale, share, supportsOnly, vocabularySize } from "./model/conventions.ts";
+export {
+  layerCount,
+  perLayer,
+  recurrentLayers,
+  ropeScale,
+  share,
+  steppedLayerCount,
+  supportsOnly,
+  vocabularySize,
+} from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
 export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";

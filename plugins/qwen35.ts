@@ -12,6 +12,7 @@ import {
   ropeScale,
   selfAttention,
   share,
+  steppedLayerCount,
   StrataError,
   supportsOnly,
   table,
@@ -86,7 +87,7 @@ function readConfig(m: Metadata) {
   }
   const keyHeads = m.count(key("ssm.group_count"));
   const valueHeads = m.count(key("ssm.time_step_rank"));
-  share(m, "value heads of a key head", valueHeads, keyHeads);
+  share(m, `"${key("ssm.time_step_rank")}"`, valueHeads, keyHeads);
   return {
     vocabulary: vocabularySize(m, "qwen35"),
     contextLength: m.count(key("context_length")),
@@ -104,7 +105,7 @@ function readConfig(m: Metadata) {
       keyHeads,
       valueHeads,
       keyDim: m.count(key("ssm.state_size")),
-      valueDim: share(m, "value heads", m.count(key("ssm.inner_size")), valueHeads),
+      valueDim: share(m, `"${key("ssm.inner_size")}"`, m.count(key("ssm.inner_size")), valueHeads),
       taps: m.count(key("ssm.conv_kernel")),
     },
   };
@@ -121,8 +122,8 @@ function readLayers(m: Metadata, heads: number) {
     kvHeads: kvHeads[i] as number,
     hidden: hidden[i] as number,
   }));
-  for (const layer of layers) if (!layer.isRecurrent) share(m, "query heads of a key head", heads, layer.kvHeads);
-  return layers.slice(0, all - m.count("qwen35.nextn_predict_layers", 0));
+  for (const layer of layers) if (!layer.isRecurrent) share(m, '"qwen35.attention.head_count"', heads, layer.kvHeads);
+  return layers.slice(0, steppedLayerCount(m, "qwen35", all));
 }
 
 function netWeights(c: Config, i: number) {

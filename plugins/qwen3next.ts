@@ -16,6 +16,7 @@ import {
   routeToExperts,
   selfAttention,
   share,
+  steppedLayerCount,
   supportsOnly,
   table,
   vector,
@@ -94,7 +95,7 @@ function readConfig(m: Metadata) {
   supportsOnly(m, key("attention.value_length"), headDim);
   const keyHeads = m.count(key("ssm.group_count"));
   const valueHeads = m.count(key("ssm.time_step_rank"));
-  share(m, "value heads of a key head", valueHeads, keyHeads);
+  share(m, `"${key("ssm.time_step_rank")}"`, valueHeads, keyHeads);
   const hidden = m.count(key("feed_forward_length"), 0);
   return {
     vocabulary: vocabularySize(m, "qwen3next"),
@@ -113,7 +114,7 @@ function readConfig(m: Metadata) {
       keyHeads,
       valueHeads,
       keyDim: m.count(key("ssm.state_size")),
-      valueDim: share(m, "value heads", m.count(key("ssm.inner_size")), valueHeads),
+      valueDim: share(m, `"${key("ssm.inner_size")}"`, m.count(key("ssm.inner_size")), valueHeads),
       taps: m.count(key("ssm.conv_kernel")),
     },
     // experts
@@ -129,8 +130,9 @@ function readLayers(m: Metadata, heads: number) {
   const recurrent = recurrentLayers(m, "qwen3next", all);
   const kvHeads = perLayer(m, "qwen3next.attention.head_count_kv", all, heads);
   const layers = recurrent.map((isRecurrent, i) => ({ isRecurrent, kvHeads: kvHeads[i] as number }));
-  for (const layer of layers) if (!layer.isRecurrent) share(m, "query heads of a key head", heads, layer.kvHeads);
-  return layers.slice(0, all - m.count("qwen3next.nextn_predict_layers", 0));
+  for (const layer of layers)
+    if (!layer.isRecurrent) share(m, '"qwen3next.attention.head_count"', heads, layer.kvHeads);
+  return layers.slice(0, steppedLayerCount(m, "qwen3next", all));
 }
 
 function netWeights(c: Config, i: number) {

@@ -21,6 +21,17 @@ export function layerCount(metadata: Metadata, architecture: string): number {
 }
 
 /**
+ * The layers among `layers` that a step runs: all but the last `<architecture>.nextn_predict_layers`, which only guess
+ * further tokens.
+ */
+export function steppedLayerCount(metadata: Metadata, architecture: string, layers: number): number {
+  const key = `${architecture}.nextn_predict_layers`;
+  const guessing = metadata.count(key, 0);
+  if (guessing < layers) return layers - guessing;
+  throw new StrataError("bad_format", `${metadata.file}: "${key}" is number ${guessing}, of ${layers} layers`);
+}
+
+/**
  * A value of each layer from a key that holds one number for all layers or an array with one for each.
  * Throws where an array has another length.
  */
@@ -46,7 +57,11 @@ export function recurrentLayers(metadata: Metadata, architecture: string, layers
   const key = `${architecture}.attention.recurrent_layers`;
   const value = metadata.get(key);
   if (value === undefined) {
-    const interval = metadata.count(`${architecture}.full_attention_interval`, 4);
+    const name = `${architecture}.full_attention_interval`;
+    const interval = metadata.count(name, 4);
+    if (interval < 1) {
+      throw new StrataError("bad_format", `${metadata.file}: "${name}" is number 0, expected at least 1`);
+    }
     return Array.from({ length: layers }, (_, i) => (i + 1) % interval !== 0);
   }
   const flags: readonly unknown[] = Array.isArray(value) ? value : [];

@@ -12,6 +12,7 @@ export const allFixtureNames = [
   "falcon-h1",
   "falcon-mamba",
   "jamba",
+  "kimi-linear",
   "lfm2",
   "lfm2moe",
   "mamba",
@@ -19,9 +20,9 @@ export const allFixtureNames = [
   "nemotron-h-moe",
   "plamo2",
   "qwen3",
+  "qwen35",
+  "qwen3next",
 ] as const;
-/** Fixtures that every test of memories runs. */
-export const memoryFixtureNames = [...fixtureNames, "kimi-linear", "qwen35", "qwen3next"] as const;
 export type FixtureName = (typeof allFixtureNames)[number];
 
 export function fixturePath(name: FixtureName): string {
