@@ -19,6 +19,7 @@ export {
   share,
   steppedLayerCount,
   supportsOnly,
+  tapCount,
   vocabularySize,
 } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";

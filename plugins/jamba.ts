@@ -16,6 +16,7 @@ import {
   share,
   StrataError,
   table,
+  tapCount,
   vector,
   vocabularySize,
   type Metadata,
@@ -79,9 +80,10 @@ function readConfig(m: Metadata) {
   const layers = layerCount(m, "jamba");
   const width = m.count("jamba.embedding_length");
   const heads = m.count("jamba.attention.head_count");
-  const headDim = m.count("jamba.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+  const headDim =
+    m.count("jamba.attention.key_length", undefined) ?? share(m, '"jamba.attention.head_count"', width, heads);
   const kvHeads = perLayer(m, "jamba.attention.head_count_kv", layers);
-  for (const count of kvHeads) if (count > 0) share(m, "query heads and key heads", heads, count);
+  for (const count of kvHeads) if (count > 0) share(m, '"jamba.attention.head_count"', heads, count);
   // One expert is an MLP.
   const hasExperts = m.count("jamba.expert_count", 0) > 1;
   return {
@@ -99,7 +101,7 @@ function readConfig(m: Metadata) {
     inner: m.count("jamba.ssm.inner_size"),
     stateSize: m.count("jamba.ssm.state_size"),
     rank: m.count("jamba.ssm.time_step_rank"),
-    taps: m.count("jamba.ssm.conv_kernel"),
+    taps: tapCount(m, "jamba.ssm.conv_kernel"),
     // experts, weighted by their share of all probability
     routing: hasExperts ? expertRouting(m, "jamba", { scores: "softmax", normalizes: false, epsilon: 0 }) : undefined,
   };

@@ -6,6 +6,7 @@ import {
   matrix,
   optional,
   table,
+  tapCount,
   vector,
   vocabularySize,
 } from "ggstrata";
@@ -27,7 +28,7 @@ export const mamba = defineArchitecture({
       inner: m.count("mamba.ssm.inner_size"),
       stateSize: m.count("mamba.ssm.state_size"),
       rank: m.count("mamba.ssm.time_step_rank"),
-      taps: m.count("mamba.ssm.conv_kernel"),
+      taps: tapCount(m, "mamba.ssm.conv_kernel"),
       eps,
       selectionEps: m.boolean("mamba.ssm.dt_b_c_rms", false) ? eps : undefined,
     };

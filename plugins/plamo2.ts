@@ -9,7 +9,9 @@ import {
   ropeScale,
   share,
   StrataError,
+  supportsOnly,
   table,
+  tapCount,
   vector,
   vocabularySize,
   type BoundWeights,
@@ -82,17 +84,15 @@ function readConfig(m: Metadata) {
   const kvHeads = perLayer(m, "plamo2.attention.head_count_kv", layers);
   const most = Math.max(...attentionHeads);
   for (const [i, count] of kvHeads.entries()) {
-    if (count > 0) share(m, `layer ${i}: query heads and key heads`, attentionHeads[i] ?? 0, count);
+    if (count > 0) share(m, `"plamo2.attention.head_count", layer ${i}`, attentionHeads[i] ?? 0, count);
   }
-  const headDim = m.count("plamo2.attention.key_length", undefined) ?? share(m, "heads", width, most);
+  const headDim =
+    m.count("plamo2.attention.key_length", undefined) ?? share(m, '"plamo2.attention.head_count"', width, most);
   const inner = m.count("plamo2.ssm.inner_size");
   const heads = m.count("plamo2.ssm.time_step_rank");
-  share(m, "state space heads", inner, heads);
-  const groups = m.count("plamo2.ssm.group_count", 0);
-  if (groups !== 0) {
-    const sentence = `${m.file}: "plamo2.ssm.group_count" is ${groups}; only 0 can be computed: all heads share B and C`;
-    throw new StrataError("unsupported", sentence);
-  }
+  share(m, '"plamo2.ssm.inner_size"', inner, heads);
+  // All heads share B and C.
+  supportsOnly(m, "plamo2.ssm.group_count", 0);
   return {
     vocabulary: vocabularySize(m, "plamo2"),
     contextLength: m.count("plamo2.context_length"),
@@ -113,7 +113,7 @@ function readConfig(m: Metadata) {
     heads,
     rank: Math.max(64, Math.floor(width / 16)),
     stateSize: m.count("plamo2.ssm.state_size"),
-    taps: m.count("plamo2.ssm.conv_kernel"),
+    taps: tapCount(m, "plamo2.ssm.conv_kernel"),
   };
 }
 

@@ -21,8 +21,9 @@ export const qwen3 = defineArchitecture({
     const width = m.count("qwen3.embedding_length");
     const heads = m.count("qwen3.attention.head_count");
     const kvHeads = m.count("qwen3.attention.head_count_kv", heads);
-    const headDim = m.count("qwen3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
-    share(m, "query heads and key heads", heads, kvHeads);
+    const headDim =
+      m.count("qwen3.attention.key_length", undefined) ?? share(m, '"qwen3.attention.head_count"', width, heads);
+    share(m, '"qwen3.attention.head_count"', heads, kvHeads);
     return {
       vocabulary: vocabularySize(m, "qwen3"),
       contextLength: m.count("qwen3.context_length"),

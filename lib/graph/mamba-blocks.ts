@@ -1,5 +1,5 @@
-import { StrataError } from "../errors.ts";
 import { recurrent, type RecurrentMemory } from "../memory/declaration.ts";
+import { given } from "./blocks.ts";
 import type { Graph } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
 import type { Operand, Tensor } from "./tensor.ts";
@@ -60,10 +60,8 @@ export function mamba1Memory(c: {
  * steps, B and C selected by its result, selective scan, gate, output projection. x `[d, rows]` gives `[d, rows]`.
  */
 export function mamba1Mixer(g: Graph, x: Operand, w: Mamba1Weights, options: Mamba1Options): Tensor {
-  const { memory, inner, stateSize, rank, selectionEps } = options;
-  if (memory === undefined) {
-    throw new StrataError("invalid_argument", "mamba1Mixer needs a memory, and the layer declares none of that name");
-  }
+  const { inner, stateSize, rank, selectionEps } = options;
+  const memory = given("mamba1Mixer", options.memory);
   const projected = g.mulMat(w.input, x);
   const convolved = g.convolve(memory, g.slice(projected, 0, inner), {
     state: "conv",

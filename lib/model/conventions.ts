@@ -101,3 +101,13 @@ export function supportsOnly(metadata: Metadata, key: string, supported: boolean
   const sentence = `${metadata.file}: "${key}" is ${shown}; only ${JSON.stringify(supported)} can be computed`;
   throw new StrataError("unsupported", sentence);
 }
+
+/** Taps of a causal convolution. Throws where they are fewer than two, which would leave nothing to remember. */
+export function tapCount(metadata: Metadata, key: string): number {
+  const taps = metadata.count(key);
+  if (taps >= 2) return taps;
+  throw new StrataError(
+    "unsupported",
+    `${metadata.file}: "${key}" is ${taps}; convolutions of 2 taps or more can be computed`,
+  );
+}

@@ -164,7 +164,7 @@ describe("qwen3", () => {
       "attention.head_count": 4,
     };
     expect((await refusal(make(folder, qwen3, { ...sizes, "attention.head_count_kv": 3 }))).message).toContain(
-      "query heads and key heads",
+      "qwen3.attention.head_count",
     );
     const yarn = { ...sizes, "rope.scaling.type": "yarn", "rope.scaling.factor": 4 };
     expect((await refusal(make(folder, qwen3, yarn))).message).toContain("qwen3.rope.scaling.type");
@@ -183,6 +183,13 @@ describe("mamba", () => {
       ...{ "ssm.state_size": stateSize, "ssm.time_step_rank": rank, "ssm.dt_b_c_rms": norms },
     });
     await expectSame(made, (w, t) => scalar.mamba(w, t, { layers: 3, inner, stateSize, rank, taps, eps, norms }));
+  });
+
+  test("a convolution of one tap, which remembers nothing, is refused by name", async () => {
+    using folder = new Folder();
+    const sizes = { block_count: 1, embedding_length: 8, "ssm.inner_size": 8, "ssm.state_size": 2 };
+    const one = make(folder, mamba, { ...common, ...sizes, "ssm.time_step_rank": 1, "ssm.conv_kernel": 1 });
+    expect((await refusal(one)).message).toContain("mamba.ssm.conv_kernel");
   });
 });
 
