@@ -1,7 +1,7 @@
 /** Batches are cut by their limit alone, and neighbours change nothing. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadModel, type LoadOptions, type Sequence } from "ggstrata";
-import { fixtureNames, fixturePath, randomOf, someTokens } from "../model/help.ts";
+import { allFixtureNames, fixturePath, randomOf, someTokens } from "../model/help.ts";
 import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(120_000);
@@ -18,7 +18,7 @@ function expectSame(actual: Float32Array | undefined, expected: Float32Array | u
   expect(best(actual as Float32Array)).toBe(best(expected as Float32Array));
 }
 
-describe.each(fixtureNames)("%s", (name) => {
+describe.each(allFixtureNames)("%s", (name) => {
   test("one token beside 500 is one pass over the weights, and both are as alone", async () => {
     await using model = await loadModel(fixturePath(name), options);
     const [long, short] = [someTokens(500, 1), someTokens(30, 2)];

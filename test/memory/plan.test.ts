@@ -14,7 +14,7 @@ import {
 import { declareWeights } from "../../lib/model/build.ts";
 import { findArchitecture } from "../../lib/model/registry.ts";
 import { Gguf } from "../model/gguf.ts";
-import { fixtureNames, fixturePath, Folder, refusal, tinyHybrid } from "../model/help.ts";
+import { allFixtureNames, fixturePath, Folder, refusal, tinyHybrid } from "../model/help.ts";
 import type { Growth } from "./plan-growth.child.ts";
 import { runSteps } from "./plan-steps.ts";
 
@@ -74,7 +74,7 @@ const optionSets: Readonly<Record<string, PlanOptions>> = {
   "more sequences than a batch holds": { context: 64, sequences: 70, batch: 24 },
 };
 
-describe.each(fixtureNames)("the plan of %s is what is allocated", (name) => {
+describe.each(allFixtureNames)("the plan of %s is what is allocated", (name) => {
   test.each(Object.entries(optionSets))("%s", async (_, options) => {
     const plan = await expectPlanned(fixturePath(name), options);
     expect(plan.steps).toContainEqual(expect.objectContaining({ rows: 1, outputs: 1 }));

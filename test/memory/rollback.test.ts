@@ -1,7 +1,7 @@
 /** Taking tokens back: refused and nothing changed, or exact. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadModel, StrataError, type LoadOptions, type Model, type Sequence } from "ggstrata";
-import { fixtureNames, fixturePath, someTokens } from "../model/help.ts";
+import { allFixtureNames, fixturePath, someTokens } from "../model/help.ts";
 import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(60_000);
@@ -44,7 +44,7 @@ function takeBack(sequence: Sequence, count: number): boolean {
   }
 }
 
-describe.each(fixtureNames)("%s", (name) => {
+describe.each(allFixtureNames)("%s", (name) => {
   const counts = Array.from({ length: rollback + 1 }, (_, i) => i + 1);
 
   test("after single tokens: to the bit, each of the last ones, alone, after neighbours, of a copy, twice", async () => {

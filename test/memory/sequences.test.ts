@@ -1,14 +1,14 @@
 /** The memory contract as far as it is built: sequences copied, cut, cleared and computed by the engine itself. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { StrataError } from "ggstrata";
-import { fixtureNames, fixturePath, refusal, someTokens, thrown, type FixtureName } from "../model/help.ts";
+import { allFixtureNames, fixturePath, refusal, someTokens, thrown, type FixtureName } from "../model/help.ts";
 import { distance, greatest, OpenEngine } from "../native/open-engine.ts";
 import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(60_000);
 
 const attentionOnly = ["llama", "gemma3", "qwen3"] as const;
-const withStates = fixtureNames.filter((name) => name !== "llama" && name !== "gemma3");
+const withStates = allFixtureNames.filter((name) => !attentionOnly.some((other) => other === name));
 
 /** What a fresh engine computes for a history, told in the same pieces. */
 async function fresh(name: FixtureName, pieces: readonly (readonly number[])[]): Promise<Float32Array> {
@@ -24,7 +24,7 @@ function expectSame(actual: Float32Array, expected: Float32Array): void {
   expect(distance(actual, expected)).toBeLessThan(1e-4);
 }
 
-describe.each(fixtureNames)("copies of %s", (name) => {
+describe.each(allFixtureNames)("copies of %s", (name) => {
   const [start, left, right] = [someTokens(70, 1), someTokens(9, 2), someTokens(13, 3)];
 
   test("go their own ways", async () => {
@@ -241,7 +241,7 @@ describe("what is refused", () => {
   });
 });
 
-describe.each(fixtureNames)("a step of %s that was not computed", (name) => {
+describe.each(allFixtureNames)("a step of %s that was not computed", (name) => {
   test("leaves its own sequences where they were, and the others untouched", async () => {
     const [start, more] = [someTokens(50, 9), someTokens(200, 10)];
     await using open = await OpenEngine.open(fixturePath(name), { context: 512, batch: 256 });

@@ -2,18 +2,22 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadModel, StrataError, type LoadOptions } from "ggstrata";
-import { fixtureNames, fixturePath, Folder, refusal, someTokens, thrown } from "../model/help.ts";
+import { allFixtureNames, fixturePath, Folder, refusal, someTokens, thrown } from "../model/help.ts";
 import { nmse } from "../plugins/reference.ts";
 
 setDefaultTimeout(120_000);
 
 const options: LoadOptions = { context: 768, sequences: 5, batch: 512, threads: 2, kv: "f32", snapshotBytes: 64e6 };
 
-describe.each(fixtureNames)("%s", (name) => {
+describe.each(allFixtureNames)("%s", (name) => {
   test("seven in one prefill of 512, of three sequences, cost no step and resume exactly there", async () => {
     await using model = await loadModel(fixturePath(name), options);
     const texts = [someTokens(171, 1), someTokens(170, 2), someTokens(171, 3)];
-    const places = [[1, 33, 170], [64, 99], [127, 171]];
+    const places = [
+      [1, 33, 170],
+      [64, 99],
+      [127, 171],
+    ];
     const more = someTokens(9, 4);
     const feed = async (positions: readonly (readonly number[])[]) => {
       const sequences = texts.map(() => model.sequence());
@@ -87,7 +91,11 @@ describe.each(fixtureNames)("%s", (name) => {
     const signal = AbortSignal.abort();
     expect(sequence.feed(someTokens(20, 2), { snapshots: [31, 40], signal })).rejects.toThrow();
     expect(await refusal(sequence.feed(someTokens(60, 2), { snapshots: [31] }))).toBeInstanceOf(StrataError);
-    expect(model.counters()).toMatchObject({ freeBlocks: before.freeBlocks, freeCells: before.freeCells, snapshots: 0 });
+    expect(model.counters()).toMatchObject({
+      freeBlocks: before.freeBlocks,
+      freeCells: before.freeCells,
+      snapshots: 0,
+    });
   });
 });
 
