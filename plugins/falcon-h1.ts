@@ -11,6 +11,7 @@ import {
   selfAttention,
   share,
   table,
+  tapCount,
   vector,
   vocabularySize,
   type Metadata,
@@ -71,12 +72,15 @@ function readConfig(m: Metadata) {
   const key = (name: string) => `falcon-h1.${name}`;
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  const headDim =
+    m.count(key("attention.key_length"), undefined) ?? share(m, `"${key("attention.head_count")}"`, width, heads);
   const inner = m.count(key("ssm.inner_size"));
   const ssmHeads = m.count(key("ssm.time_step_rank"));
   const groups = m.count(key("ssm.group_count"));
-  share(m, "state space heads", inner, ssmHeads);
-  share(m, "state space heads in groups", ssmHeads, groups);
+  share(m, `"${key("ssm.inner_size")}"`, inner, ssmHeads);
+  share(m, `"${key("ssm.time_step_rank")}"`, ssmHeads, groups);
+  const kvHeads = m.count(key("attention.head_count_kv"), heads);
+  share(m, `"${key("attention.head_count_kv")}"`, heads, kvHeads);
   return {
     vocabulary: vocabularySize(m, "falcon-h1"),
     contextLength: m.count(key("context_length")),
@@ -86,7 +90,7 @@ function readConfig(m: Metadata) {
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     // attention
     attentionHeads: heads,
-    kvHeads: m.count(key("attention.head_count_kv"), heads),
+    kvHeads,
     headDim,
     valueDim: m.count(key("attention.value_length"), headDim),
     ropeDims: m.count(key("rope.dimension_count"), headDim),
@@ -97,7 +101,7 @@ function readConfig(m: Metadata) {
     heads: ssmHeads,
     groups,
     stateSize: m.count(key("ssm.state_size")),
-    taps: m.count(key("ssm.conv_kernel")),
+    taps: tapCount(m, key("ssm.conv_kernel")),
   };
 }
 

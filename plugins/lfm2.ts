@@ -13,6 +13,7 @@ import {
   shortConvolutionMemory,
   supportsOnly,
   table,
+  tapCount,
   vector,
   vocabularySize,
   type Metadata,
@@ -76,17 +77,20 @@ function readConfig(m: Metadata) {
   const layers = layerCount(m, "lfm2");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  const headDim =
+    m.count(key("attention.key_length"), undefined) ?? share(m, `"${key("attention.head_count")}"`, width, heads);
+  const kvHeads = perLayer(m, key("attention.head_count_kv"), layers);
+  for (const count of kvHeads) if (count > 0) share(m, `"${key("attention.head_count_kv")}"`, heads, count);
   return {
     vocabulary: vocabularySize(m, "lfm2"),
     contextLength: m.count(key("context_length")),
     width,
     hidden: m.count(key("feed_forward_length")),
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
-    taps: m.count(key("shortconv.l_cache")),
+    taps: tapCount(m, key("shortconv.l_cache")),
     // attention
     heads,
-    kvHeads: perLayer(m, key("attention.head_count_kv"), layers),
+    kvHeads,
     headDim,
     valueDim: m.count(key("attention.value_length"), headDim),
     window: m.count(key("attention.sliding_window"), 0) || undefined,

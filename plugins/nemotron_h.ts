@@ -14,9 +14,11 @@ import {
   routeToExperts,
   selfAttention,
   share,
+  steppedLayerCount,
   StrataError,
   supportsOnly,
   table,
+  tapCount,
   vector,
   vocabularySize,
   type BoundWeights,
@@ -108,8 +110,8 @@ function readConfig(m: Metadata) {
   const inner = m.count(key("ssm.inner_size"));
   const heads = m.count(key("ssm.time_step_rank"));
   const groups = m.count(key("ssm.group_count"));
-  share(m, "state space heads", inner, heads);
-  share(m, "state space heads in groups", heads, groups);
+  share(m, `"${key("ssm.inner_size")}"`, inner, heads);
+  share(m, `"${key("ssm.time_step_rank")}"`, heads, groups);
   supportsOnly(m, key("rope.scaling.finetuned"), false);
   return {
     vocabulary: vocabularySize(m, architecture),
@@ -125,7 +127,7 @@ function readConfig(m: Metadata) {
     heads,
     groups,
     stateSize: m.count(key("ssm.state_size")),
-    taps: m.count(key("ssm.conv_kernel")),
+    taps: tapCount(m, key("ssm.conv_kernel")),
     // experts
     sharedHidden: m.count(key("expert_shared_feed_forward_length"), 0),
     latentWidth: m.count(key("moe_latent_size"), 0),
@@ -153,17 +155,20 @@ function readLayers(m: Metadata, architecture: string): Layer[] {
         `${m.file}: layer ${i} has both heads and an MLP by ${keys}; it can be one thing`,
       );
     }
+    if (kv > 0) share(m, `"${key("attention.head_count_kv")}"`, q, kv);
     const common = { heads: q, kvHeads: kv, hidden: mlp, routing: undefined };
     if (mlp === 0) return { ...common, kind: kv > 0 ? "attention" : "ssm" };
     if (!hasExperts) return { ...common, kind: "mlp" };
     const defaults = { scores: "sigmoid", normalizes: false, epsilon: 1e-20 } as const;
     const routing = expertRouting(m, architecture, { ...defaults, used: mine });
-    return { ...common, kind: "moe", hidden: expertHidden[i] || share(m, "experts' width", mlp, mine), routing };
+    return {
+      ...common,
+      kind: "moe",
+      hidden: expertHidden[i] || share(m, `"${key("feed_forward_length")}"`, mlp, mine),
+      routing,
+    };
   };
-  const drafts = m.count(key("nextn_predict_layers"), 0);
-  if (drafts < total) return Array.from({ length: total - drafts }, (_, i) => layer(i));
-  const sentence = `"${key("nextn_predict_layers")}" is number ${drafts}, expected less than all of ${total} layers`;
-  throw new StrataError("bad_format", `${m.file}: ${sentence}`);
+  return Array.from({ length: steppedLayerCount(m, architecture, total) }, (_, i) => layer(i));
 }
 
 function opWeights(c: Config, layer: Layer, i: number) {

@@ -10,8 +10,11 @@ import { readFixture } from "./reference.ts";
 /** Values by key, without the architecture's name before them; an array has numbers or flags. */
 export type Changes = Readonly<Record<string, number | boolean | readonly number[] | readonly boolean[] | undefined>>;
 
-/** Writes a model like the fixture `name` with changed keys (`undefined` removes one) and returns its path. */
-export async function makeModel(folder: string, name: string, changes: Changes): Promise<string> {
+/**
+ * Writes a model like the fixture `name` with changed keys (`undefined` removes one) and returns its path. Of the weights
+ * that a file may lack it has those whose names `extras` matches.
+ */
+export async function makeModel(folder: string, name: string, changes: Changes, extras?: RegExp): Promise<string> {
   const path = writeHeader(folder, name, changes);
   const { values } = Gguf.read(path);
   using header = openModelFile(path);
@@ -23,7 +26,9 @@ export async function makeModel(folder: string, name: string, changes: Changes):
     path,
     new Gguf(
       values,
-      specsOf(weights).map((spec) => randomTensor(spec, random)),
+      specsOf(weights)
+        .filter((spec) => !spec.isOptional || extras?.test(spec.name) === true)
+        .map((spec) => randomTensor(spec, random)),
     ).write(),
   );
   return path;
@@ -31,7 +36,8 @@ export async function makeModel(folder: string, name: string, changes: Changes):
 
 /** The same file without its tensors. */
 export function writeHeader(folder: string, name: string, changes: Changes): string {
-  const gguf = Gguf.read(readFixture(name).model);
+  // Folders of fixtures have no underscores.
+  const gguf = Gguf.read(readFixture(name.replaceAll("_", "-")).model);
   for (const [key, value] of Object.entries(changes)) change(gguf, `${name}.${key}`, value);
   const path = join(folder, `${name}-${Bun.hash(Object.entries(changes).join(";")).toString(16)}.gguf`);
   writeFileSync(path, new Gguf(gguf.values, []).write());
@@ -58,8 +64,7 @@ function change(gguf: Gguf, key: string, value: Changes[string]): void {
 
 function specsOf(tree: WeightTree): WeightSpec[] {
   if (tree === undefined) return [];
-  if ("use" in tree && typeof tree.name === "string")
-    return (tree as WeightSpec).isOptional ? [] : [tree as WeightSpec];
+  if ("use" in tree && typeof tree.name === "string") return [tree as WeightSpec];
   return Object.values(tree as Readonly<Record<string, WeightTree>>).flatMap(specsOf);
 }
 
