@@ -8,7 +8,6 @@ const Run = @import("batch.zig").Run;
 
 const block_cells = attention_pool.block_cells;
 
-/// Counts what the sub-batches of a batch need, one after the other, without touching the pool.
 pub const Estimate = struct {
     free: i64,
     lacking: i64 = 0,
@@ -18,6 +17,8 @@ pub const Estimate = struct {
 
     const Tail = struct {
         touched: bool = false,
+        /// Free blocks of the sequence's own, with separate streams.
+        free: i64 = 0,
         /// Cells left in the last block.
         room: i32 = 0,
         end: i32 = 0,
@@ -27,6 +28,11 @@ pub const Estimate = struct {
         added: i32 = 0,
         added_from: i32 = 0,
     };
+
+    fn spend(estimate: *Estimate, tail: *Tail, blocks: i64) void {
+        estimate.free -= blocks;
+        tail.free -= blocks;
+    }
 
     pub fn deinit(estimate: *Estimate, gpa: std.mem.Allocator) void {
         gpa.free(estimate.tails);
@@ -56,15 +62,14 @@ pub fn add(pool: *const AttentionPool, estimate: *Estimate, runs: []const Run) v
             if (tail.added == 0) tail.added_from = tail.end + tail.room;
             tail.added += needed;
             tail.room += needed * block_cells;
-            estimate.free -= needed;
+            estimate.spend(tail, needed);
         }
         tail.room -= @intCast(run.count);
         tail.end += @intCast(run.count);
-        // Snapshots may keep blocks that the sequence lets go.
-        estimate.free -= @intCast(run.marks.len * AttentionPool.snapshot_blocks(pool.config));
+        // Snapshots may keep blocks that the sequence lets go; with streams of their own they copy.
+        if (!pool.config.separate) estimate.free -= @intCast(run.marks.len * AttentionPool.snapshot_blocks(pool.config));
+        estimate.lacking = @max(estimate.lacking, -if (pool.config.separate) tail.free else estimate.free);
     }
-    // Streams of their own have room for the whole context.
-    if (!pool.config.separate) estimate.lacking = @max(estimate.lacking, -estimate.free);
     if (!pool.lets_go()) return;
     for (runs) |run| drop_head(pool, estimate, run.sequence);
 }
@@ -72,7 +77,8 @@ pub fn add(pool: *const AttentionPool, estimate: *Estimate, runs: []const Run) v
 fn begin_tail(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) void {
     const h = &pool.holders[sequence];
     const tail = &estimate.tails[sequence];
-    tail.* = .{ .touched = true, .end = h.end };
+    const own: i64 = if (pool.config.separate) pool.blocks.free_in(pool.region(sequence)) else 0;
+    tail.* = .{ .touched = true, .end = h.end, .free = own };
     const last = h.pieces.getLastOrNull() orelse return;
     const used = last.offset + last.count;
     const claimed = std.mem.findScalar(Block, estimate.claimed.items, last.block) != null;
@@ -81,7 +87,7 @@ fn begin_tail(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) vo
         estimate.claimed.appendAssumeCapacity(last.block);
     } else if (last.count < block_cells) {
         // It is copied to a block of its own.
-        estimate.free -= 1;
+        estimate.spend(tail, 1);
         tail.room = @intCast(block_cells - last.count);
     }
 }
@@ -96,11 +102,11 @@ fn drop_head(pool: *const AttentionPool, estimate: *Estimate, sequence: u32) voi
         const is_last = tail.piece + 1 == pieces.len;
         // The last one's block may have been written on.
         if (is_last and tail.end > tail.added_from and keep < tail.added_from and tail.added > 0) return;
-        if (!pool.blocks.is_shared(pieces[tail.piece].block)) estimate.free += 1;
+        if (!pool.blocks.is_shared(pieces[tail.piece].block)) estimate.spend(tail, -1);
     }
     while (tail.added > 0 and tail.piece == pieces.len and tail.added_from + block_cells <= keep) {
         tail.added -= 1;
         tail.added_from += block_cells;
-        estimate.free += 1;
+        estimate.spend(tail, -1);
     }
 }

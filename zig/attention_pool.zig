@@ -41,6 +41,8 @@ pub const AttentionPool = struct {
         /// Cells that stood before the first one and were let go. Kernels number cells from there, without the gaps
         /// that positions may have.
         dropped: i32 = 0,
+        /// Positions from which on nothing was let go.
+        whole_from: i32 = 0,
         /// Positions `[min, end)`; equal where nothing is held.
         min: i32 = 0,
         end: i32 = 0,
@@ -68,15 +70,15 @@ pub const AttentionPool = struct {
     };
 
     /// Blocks of one sequence at its longest: for a window, the window, what can be taken back, and one sub-batch, since
-    /// what a step pushes out of the window is let go only when the step has succeeded. The first cell in use may stand
-    /// anywhere in its block, and so may the last before a range that was taken out: one block more.
+    /// what a step pushes out of the window is let go only when the step has succeeded. Where ranges were cut out, up to
+    /// one block more than needed is left as it is (`pack`), and what is added then begins anywhere: two blocks more.
     fn sequence_blocks(config: Config) u32 {
         const bounded = config.extent != .all and !config.whole;
         const positions = if (bounded)
             @min(config.context, config.window + config.rollback + config.batch)
         else
             config.context;
-        return blocks_for(positions) + 1;
+        return blocks_for(positions) + 2;
     }
 
     /// Blocks that a snapshot may come to hold alone: a window's tail, or of what only grows the last block.
@@ -161,7 +163,7 @@ pub const AttentionPool = struct {
             if (h.dropped > 0) return "positions before its window are gone, so what follows cannot close up";
             return null;
         }
-        if (h.dropped > 0 and h.min > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
+        if (h.whole_from > pool.lowest_seen(p0)) return "its window no longer reaches back that far";
         return null;
     }
 
@@ -238,41 +240,108 @@ pub const AttentionPool = struct {
         const from = &pool.holders[source];
         const to = &pool.holders[destination];
         assert(to.pieces.items.len == 0);
-        try to.pieces.ensureTotalCapacity(pool.gpa, from.pieces.items.len);
+        try to.pieces.ensureTotalCapacity(pool.gpa, pieces_when_copied(pool, from));
         // A snapshot resumes; a copy can also be taken back as far as its source.
         const is_snapshot = destination >= pool.config.sequences;
         const low = if (is_snapshot and pool.lets_go()) @max(from.min, pool.lowest_seen(end)) else from.min;
         errdefer pool.clear(destination);
-        to.* = .{ .pieces = to.pieces, .dropped = from.dropped, .min = low, .end = end, .stamp = value };
+        to.* = .{ .pieces = to.pieces, .dropped = from.dropped, .whole_from = from.whole_from, .min = low, .end = end, .stamp = value };
+        var packer: Packer = .{};
         for (from.pieces.items) |piece| {
             if (piece.position >= end) break;
             const until = @min(end, piece.end());
             // At the end of a chunk nothing is seen any more.
             if (until <= low) {
                 to.dropped += until - piece.position;
+                to.whole_from = low;
                 continue;
             }
             const part = piece.part(@max(low, piece.position), until);
+            if (part.position > piece.position) to.whole_from = low;
             to.dropped += part.position - piece.position;
             if (!pool.config.separate) {
                 pool.blocks.retain(part.block);
                 to.pieces.appendAssumeCapacity(part);
-            } else try pool.copy_piece(destination, part, copies);
+            } else try packer.put(pool, destination, part, &to.pieces, copies);
         }
         pool.find_ends(to, end);
     }
 
-    fn copy_piece(pool: *AttentionPool, holder: u32, part: Piece, copies: *std.ArrayList(CellCopy)) error{ OutOfMemory, Full }!void {
-        try copies.ensureUnusedCapacity(pool.gpa, 1);
-        const block = pool.blocks.take_in(pool.region(holder), null) orelse return error.Full;
-        pool.blocks.filled[block] = part.count;
-        const own: Piece = .{ .block = block, .offset = 0, .count = part.count, .position = part.position };
-        copies.appendAssumeCapacity(.{ .from = part.first_cell(), .to = own.first_cell(), .count = part.count });
-        pool.holders[holder].pieces.appendAssumeCapacity(own);
+    /// A piece that is copied may come to lie in two blocks.
+    fn pieces_when_copied(pool: *const AttentionPool, h: *const Holder) usize {
+        return if (pool.config.separate) 2 * h.pieces.items.len else h.pieces.items.len;
+    }
+
+    /// Copies pieces to blocks of a holder's own, one after the other without gaps.
+    const Packer = struct {
+        block: ?Block = null,
+        used: u32 = block_cells,
+
+        fn put(
+            packer: *Packer,
+            pool: *AttentionPool,
+            holder: u32,
+            piece: Piece,
+            pieces: *std.ArrayList(Piece),
+            copies: *std.ArrayList(CellCopy),
+        ) error{ OutOfMemory, Full }!void {
+            var rest = piece;
+            while (true) {
+                try pieces.ensureUnusedCapacity(pool.gpa, 1);
+                try copies.ensureUnusedCapacity(pool.gpa, 1);
+                if (packer.used == block_cells) {
+                    packer.block = pool.blocks.take_in(pool.region(holder), packer.block) orelse return error.Full;
+                    packer.used = 0;
+                } else pool.blocks.retain(packer.block.?);
+                const count = @min(rest.count, block_cells - packer.used);
+                const own: Piece = .{ .block = packer.block.?, .offset = packer.used, .count = count, .position = rest.position };
+                copies.appendAssumeCapacity(.{ .from = rest.first_cell(), .to = own.first_cell(), .count = count });
+                pieces.appendAssumeCapacity(own);
+                packer.used += count;
+                pool.blocks.filled[own.block] = packer.used;
+                if (count == rest.count) return;
+                rest = rest.part(rest.position + @as(i32, @intCast(count)), rest.end());
+            }
+        }
+    };
+
+    /// After cells were cut out: makes the holder take no more blocks than it needs, as far as there is room to copy.
+    /// Adds the cells that must be copied, in this order.
+    pub fn pack(pool: *AttentionPool, holder: u32, copies: *std.ArrayList(CellCopy)) error{OutOfMemory}!void {
+        const h = &pool.holders[holder];
+        var cells: u32 = 0;
+        var blocks: u32 = 0;
+        for (h.pieces.items, 0..) |piece, i| {
+            cells += piece.count;
+            blocks += @intFromBool(i == 0 or h.pieces.items[i - 1].block != piece.block);
+        }
+        if (blocks <= blocks_for(cells) + 1) return;
+        var dense: std.ArrayList(Piece) = try .initCapacity(pool.gpa, 3 * h.pieces.items.len);
+        try copies.ensureUnusedCapacity(pool.gpa, 2 * h.pieces.items.len);
+        var packer: Packer = .{};
+        var room = true;
+        for (h.pieces.items) |piece| {
+            // Full blocks at the start stay where they are.
+            const stays = packer.block == null and piece.count == block_cells;
+            if (!stays and room) {
+                const before = dense.items.len;
+                if (packer.put(pool, holder, piece, &dense, copies)) {
+                    pool.blocks.release(piece.block);
+                    continue;
+                } else |_| {
+                    // Of this piece, what was copied is let go again.
+                    room = false;
+                    while (dense.items.len > before) pool.blocks.release(dense.pop().?.block);
+                }
+            }
+            dense.appendAssumeCapacity(piece);
+        }
+        h.pieces.deinit(pool.gpa);
+        h.pieces = dense;
     }
 
     /// The blocks that a holder may take.
-    fn region(pool: *const AttentionPool, holder: u32) blocks_file.Region {
+    pub fn region(pool: *const AttentionPool, holder: u32) blocks_file.Region {
         if (!pool.config.separate) return .{ .begin = 0, .end = pool.blocks.count_total() };
         const each = sequence_blocks(pool.config);
         return .{ .begin = holder * each, .end = (holder + 1) * each };
@@ -421,8 +490,9 @@ pub const AttentionPool = struct {
                 spans += h.pieces.items.len + added;
                 try h.pieces.ensureUnusedCapacity(pool.gpa, added);
                 for (run.marks) |mark| {
-                    try pool.holders[mark.holder].pieces.ensureTotalCapacity(pool.gpa, h.pieces.items.len + added);
-                    if (pool.config.separate) copies += h.pieces.items.len + added;
+                    const pieces = pieces_when_copied(pool, h) + 2 * added;
+                    try pool.holders[mark.holder].pieces.ensureTotalCapacity(pool.gpa, pieces);
+                    if (pool.config.separate) copies += pieces;
                 }
             }
             inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).clearRetainingCapacity();
@@ -558,9 +628,11 @@ pub const AttentionPool = struct {
             if (piece.end() <= min) {
                 pool.blocks.release(piece.block);
                 h.dropped += @intCast(piece.count);
+                h.whole_from = min;
                 gone += 1;
             } else if (piece.position < min) {
                 h.dropped += min - piece.position;
+                h.whole_from = min;
                 piece.* = piece.part(min, piece.end());
             } else break;
         }
@@ -604,6 +676,7 @@ pub const AttentionPool = struct {
         h.stamp = value;
         h.end = end;
         pool.find_ends(h, end);
+        if (dropped > 0) h.whole_from = h.min;
     }
 };
 
@@ -712,6 +785,44 @@ test "a middle goes, what follows closes up, and kernels number the cells withou
     pool.clear(0);
     pool.clear(1);
     try testing.expectEqual(total, pool.blocks.free_count);
+}
+
+test "sliding along by cutting and moving takes no more blocks, shared or separate" {
+    for ([_]bool{ false, true }) |separate| {
+        var pool: AttentionPool = try .init(testing.allocator, .{
+            .extent = .all,
+            .window = 0,
+            .sequences = 2,
+            .context = 96,
+            .batch = 96,
+            .separate = separate,
+        });
+        defer pool.deinit();
+        var plan: AttentionPool.Plan = .{};
+        defer plan.deinit(testing.allocator);
+        var copies: std.ArrayList(CellCopy) = .empty;
+        defer copies.deinit(testing.allocator);
+        var turns: std.ArrayList(CellTurn) = .empty;
+        defer turns.deinit(testing.allocator);
+        const total = pool.blocks.free_count;
+        const first: Run = .{ .sequence = 0, .first_row = 0, .count = 90, .first_position = 0 };
+        try test_step(&pool, &plan, &.{first});
+        pool.commit(&plan, &.{first});
+        for (0..40) |_| {
+            try pool.remove(0, 4, 14);
+            try pool.own_range(0, 14, 90, &copies);
+            try pool.move(0, 14, 90, .{ .shift = -10 }, &turns);
+            try pool.pack(0, &copies);
+            const next: Run = .{ .sequence = 0, .first_row = 0, .count = 10, .first_position = 80 };
+            try test_step(&pool, &plan, &.{next});
+            pool.commit(&plan, &.{next});
+            try testing.expectEqual(batch.Range{ .min = 0, .end = 90 }, pool.held(0));
+        }
+        try pool.copy(0, 1, 90, .{}, &copies);
+        pool.clear(0);
+        pool.clear(1);
+        try testing.expectEqual(total, pool.blocks.free_count);
+    }
 }
 
 test "a window lets go what no later token sees, and only after the step" {

@@ -653,6 +653,7 @@ pub const Engine = struct {
             }
         }
         self.memory.histories[sequence].move(p0, p1, how);
+        try self.memory.pack(sequence);
     }
 
     fn find_graph(self: *Engine, shape: graph_file.Shape) status.Error!*Graph {

@@ -240,7 +240,10 @@ pub const Memory = struct {
 
     pub fn bounds_of(memory: *const Memory, holder: u32) Range {
         // Without any memory, a sequence has a length and nothing else.
-        if (memory.pools.len == 0) return .{ .min = 0, .end = @intCast(memory.histories[holder].len()) };
+        if (memory.pools.len == 0) {
+            const positions = memory.histories[holder].positions();
+            return if (positions.len == 0) .{ .min = 0, .end = 0 } else .{ .min = positions[0], .end = positions[positions.len - 1] + 1 };
+        }
         var result: Range = .{ .min = 0, .end = std.math.maxInt(i32) };
         for (memory.pools) |*pool| {
             const range = pool.held(holder);
@@ -253,11 +256,13 @@ pub const Memory = struct {
     /// Removes positions `[p0, p1)` from every pool, or from none. Negative bounds mean the start and the end.
     pub fn remove(memory: *Memory, sequence: i32, from: i32, to: i32) status.Error!void {
         const index = try memory.check_sequence(sequence);
-        const p0 = @max(from, 0);
         const p1 = if (to < 0) std.math.maxInt(i32) else to;
         const range = memory.bounds_of(index);
-        if (p0 >= p1 or p0 >= range.end) return;
-        if (p1 >= range.end and memory.is_all(index, p0)) return memory.clear_all(index);
+        if (@max(from, 0) >= p1 or from >= range.end) return;
+        const is_tail = p1 >= range.end;
+        if (is_tail and memory.is_all(index, from)) return memory.clear_all(index);
+        // A tail begins right behind what stays, also where there is a hole.
+        const p0 = if (is_tail) memory.end_before(index, from) else @max(from, 0);
         for (memory.pools) |*pool| {
             const reason = switch (pool.*) {
                 inline else => |*leaf| leaf.remove_refusal(index, p0, p1),
@@ -270,11 +275,29 @@ pub const Memory = struct {
         for (memory.pools) |*pool| switch (pool.*) {
             inline else => |*leaf| try leaf.remove(index, p0, p1),
         };
+        try memory.pack(index);
         const history = &memory.histories[index];
         history.remove(p0, p1);
         for (memory.pools) |*pool| switch (pool.*) {
             inline else => |*leaf| leaf.set_stamp(index, history.stamp()),
         };
+    }
+
+    /// Closes the gaps that a cut left in a holder's blocks.
+    pub fn pack(memory: *Memory, holder: u32) error{OutOfMemory}!void {
+        var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
+        defer copies.deinit(memory.gpa);
+        for (memory.pools, 0..) |*pool, index| if (pool.* == .attention) {
+            copies.clearRetainingCapacity();
+            try pool.attention.pack(holder, &copies);
+            memory.copy_cells(@intCast(index), copies.items);
+        };
+    }
+
+    /// One past the last of the positions before another; there is one.
+    fn end_before(memory: *const Memory, holder: u32, position: i32) i32 {
+        const history = &memory.histories[holder];
+        return history.positions()[history.count_before(position) - 1] + 1;
     }
 
     /// Whether nothing stands before a position.
@@ -309,11 +332,27 @@ pub const Memory = struct {
         if (!is_whole) for (memory.pools) |*pool| if (pool.* == .recurrent) {
             return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s} stand for all of it", .{ from, pool.describe(undefined) });
         };
+        if (!is_whole) try memory.check_part(from, p0, p1);
         try memory.copy_holder(from, to);
         if (is_whole) return;
         errdefer memory.clear_all(to);
         if (p1 >= 0) try memory.remove(destination, p1, -1);
         if (p0 > 0) try memory.remove(destination, 0, p0);
+    }
+
+    /// Refuses to copy a part that could not be cut out, before the destination has lost what it held.
+    fn check_part(memory: *const Memory, source: u32, p0: i32, p1: i32) status.Error!void {
+        const range = memory.bounds_of(source);
+        for (memory.pools) |*pool| {
+            const leaf = if (pool.* == .attention) &pool.attention else continue;
+            const cuts_tail = p1 >= 0 and p1 < range.end and !memory.is_all(source, p1);
+            const tail = if (cuts_tail) leaf.remove_refusal(source, memory.end_before(source, p1), std.math.maxInt(i32)) else null;
+            const head = if (p0 > 0 and p0 < range.end) leaf.remove_refusal(source, 0, p0) else null;
+            var buffer: [64]u8 = undefined;
+            if (tail orelse head) |reason| return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s}: {s}", .{
+                source, pool.describe(&buffer), reason,
+            });
+        }
     }
 
     fn copy_holder(memory: *Memory, from: u32, to: u32) status.Error!void {

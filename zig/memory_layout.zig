@@ -322,6 +322,6 @@ test "what a rollback takes is chosen by size and listed" {
     const cell = 2 * 2 * 8 * 4;
     try std.testing.expectEqual(2 * 1 * 64 * cell, shares[2].rollback_bytes);
     try std.testing.expectEqual(totals.snapshots * 2 * 64 * cell, shares[2].snapshot_bytes);
-    try std.testing.expectEqual(2 * 2 * 64 * cell, shares[2].bytes - shares[2].rollback_bytes - shares[2].snapshot_bytes);
+    try std.testing.expectEqual(2 * 3 * 64 * cell, shares[2].bytes - shares[2].rollback_bytes - shares[2].snapshot_bytes);
     try std.testing.expectEqual(totals.bytes, shares[0].bytes + shares[1].bytes + shares[2].bytes);
 }

@@ -26,6 +26,11 @@ pub fn begin(memory: *Memory, sequence: u32, p0: i32, p1: i32, how: Move) status
             p0, @min(p1, range.end) - 1, sequence, pool.describe(&buffer), why,
         });
     }
+    if (disorder(memory, sequence, p0, p1, how)) |reason| {
+        return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: {s}", .{
+            p0, @min(p1, range.end) - 1, sequence, reason,
+        });
+    }
     const last = how.apply(@min(p1, range.end) - 1);
     if (last >= memory.config.context) {
         return status.fail(error.Refused, "position {d} would become {d}, beyond the context of {d}", .{
@@ -40,6 +45,19 @@ pub fn begin(memory: *Memory, sequence: u32, p0: i32, p1: i32, how: Move) status
         memory.copy_cells(@intCast(index), copies.items);
         result catch |err| return memory.no_room(pool, err);
     };
+}
+
+/// Why positions `[p0, p1)` cannot move, whatever remembers them; null when they can.
+fn disorder(memory: *const Memory, holder: u32, p0: i32, p1: i32, how: Move) ?[]const u8 {
+    const history = &memory.histories[holder];
+    const positions = history.positions();
+    const first = history.count_before(p0);
+    const last = history.count_before(p1);
+    if (first == last) return null;
+    if (how.apply(positions[first]) < 0) return "positions would become negative";
+    if (first > 0 and positions[first - 1] >= how.apply(positions[first])) return "positions would overlap those before";
+    if (last < positions.len and positions[last] <= how.apply(positions[last - 1])) return "positions would overlap those behind";
+    return null;
 }
 
 fn first_position(memory: *const Memory, holder: u32) i32 {
