@@ -4,7 +4,6 @@ import {
   expertRouting,
   experts,
   layerCount,
-  linear,
   mamba2Memory,
   mamba2Mixer,
   matrix,
@@ -14,6 +13,7 @@ import {
   routeToExperts,
   selfAttention,
   share,
+  squaredReluMlp,
   steppedLayerCount,
   StrataError,
   supportsOnly,
@@ -72,10 +72,6 @@ export const nemotronH = defineArchitecture({
     return g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
   },
 });
-
-function squaredReluMlp(g: Graph, x: Tensor, w: BoundWeights<ReturnType<typeof mlpWeights>>): Tensor {
-  return linear(g, g.sqr(g.unary(linear(g, x, w.up, w.upBias), "relu")), w.down, w.downBias);
-}
 
 /** Experts, of a narrower input where there is a projection to it, and one more that every token uses. */
 function expertMlp(

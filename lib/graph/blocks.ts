@@ -18,6 +18,12 @@ export interface MlpWeights {
   readonly up: Operand;
   /** `[width, d]` */
   readonly down: Operand;
+  /** `[width]` */
+  readonly gateBias?: Operand | undefined;
+  /** `[width]` */
+  readonly upBias?: Operand | undefined;
+  /** `[d]` */
+  readonly downBias?: Operand | undefined;
 }
 
 /** Gated MLP: down(act(gate x) * up x). "swiglu" = silu, "geglu" = gelu (tanh). (arXiv:2002.05202) */
@@ -27,7 +33,13 @@ export function gatedMlp(
   w: MlpWeights,
   activation: "swiglu" | "geglu" | "reglu" = "swiglu",
 ): Tensor {
-  return g.mulMat(w.down, g.glu(g.mulMat(w.gate, x), g.mulMat(w.up, x), activation));
+  const hidden = g.glu(linear(g, x, w.gate, w.gateBias), linear(g, x, w.up, w.upBias), activation);
+  return linear(g, hidden, w.down, w.downBias);
+}
+
+/** MLP without gate: down(relu(up x)^2). (arXiv:2109.08668) */
+export function squaredReluMlp(g: Graph, x: Operand, w: Omit<MlpWeights, "gate" | "gateBias">): Tensor {
+  return linear(g, g.sqr(g.unary(linear(g, x, w.up, w.upBias), "relu")), w.down, w.downBias);
 }
 
 export interface MoeWeights {

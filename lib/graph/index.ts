@@ -12,6 +12,7 @@ export {
   mamba2Memory,
   mixtureOfExperts,
   selfAttention,
+  squaredReluMlp,
   type AttentionWeights,
   type Mamba2Options,
   type Mamba2Weights,

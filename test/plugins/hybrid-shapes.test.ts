@@ -56,12 +56,14 @@ const nemotronPuzzle: Changes = {
 
 // libllama v0.5.0 crashes without a bias of the convolution.
 const convolutionBias = /ssm_conv1d.bias/;
+// And it leaves out the bias of Falcon-H1's attention output.
+const falconExtras = /ssm_norm|(?<!attn_output)\.bias/;
 const models: readonly (readonly [string, string, Changes, RegExp?])[] = [
   ["lfm2", "four taps, attention first, other key heads in each layer", lfm2],
   ["lfm2", "two taps, a sliding window", { "shortconv.l_cache": 2, "attention.sliding_window": 8 }],
   ["lfm2moe", "experts in groups", lfm2Groups, /exp_probs_b/],
   ["lfm2moe", "all experts, by softmax, in every layer", chosenSoftmax, /exp_probs_b/],
-  ["falcon-h1", "three groups, with norm", falcon, /ssm_norm|ssm_conv1d.bias/],
+  ["falcon-h1", "three groups, with norm and biases", falcon, falconExtras],
   [
     "falcon-h1",
     "two groups, two taps, one key head",
