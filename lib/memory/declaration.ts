@@ -127,7 +127,10 @@ export interface RecurrentOptions {
  * `recurrent({ conv: [channels, taps - 1], ssm: [stateSize, headDim, heads] })`. They stand for exactly one position and
  * can be resumed only there.
  */
-export function recurrent(states: Readonly<Record<string, StateSpec>>, options: RecurrentOptions = {}): RecurrentMemory {
+export function recurrent(
+  states: Readonly<Record<string, StateSpec>>,
+  options: RecurrentOptions = {},
+): RecurrentMemory {
   const tensors = Object.fromEntries(
     Object.entries(states).map(([name, state]): [string, MemoryTensor] => [
       name,

@@ -15,4 +15,5 @@ export {
   type SharedMemory,
   type StateSpec,
 } from "./declaration.ts";
-export { kvTypes, type KvType, type MemoryKind, type ModelMemory, type PlacedLayer, type PlacedMemory } from "./layout.ts";
+export { kvTypes, type KvType } from "./layout.ts";
+export type { MemoryKind, ModelMemory, PlacedLayer, PlacedMemory } from "./placed.ts";

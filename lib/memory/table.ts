@@ -1,6 +1,6 @@
 /** A model's memory as a table for people. */
 import { counted, formatBytes, formatTable } from "../format.ts";
-import type { ModelMemory, PlacedMemory } from "./layout.ts";
+import type { ModelMemory, PlacedMemory } from "./placed.ts";
 
 /** Lets `console.log` print a memory as a table; to JSON, and to whoever lists its properties, it stays as it is. */
 export function readable(memory: ModelMemory): ModelMemory {

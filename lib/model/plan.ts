@@ -2,14 +2,8 @@
 import { totalmem } from "node:os";
 import { formatBytes } from "../format.ts";
 import type { Reuse, Rollback } from "../memory/declaration.ts";
-import {
-  keepsAll,
-  layOutMemory,
-  type KvType,
-  type MemoryKind,
-  type MemoryLayout,
-  type PlacedMemory,
-} from "../memory/layout.ts";
+import { keepsAll, layOutMemory, type KvType, type MemoryLayout } from "../memory/layout.ts";
+import type { MemoryKind, PlacedMemory } from "../memory/placed.ts";
 import { engineFlags, NativeEngine, type EngineConfig } from "../native/engine.ts";
 import type { GraphFacts } from "../native/graph.ts";
 import type { ReadArchitecture } from "./architecture.ts";

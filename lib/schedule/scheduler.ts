@@ -424,7 +424,7 @@ function subBatches(requests: readonly BatchRequest[], limit: number): { rows: n
   const shapes: { rows: number; outputs: number }[] = [];
   let last = { rows: limit, outputs: 0 };
   for (const { tokens, logits } of requests) {
-    for (let done = 0; done < tokens.length; ) {
+    for (let done = 0; done < tokens.length;) {
       if (last.rows === limit) {
         last = { rows: 0, outputs: 0 };
         shapes.push(last);

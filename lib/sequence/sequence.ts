@@ -94,7 +94,10 @@ export class Sequence implements Disposable {
   }
 
   /** Feeds tokens and resolves to the wanted logits. A batch that fails or is cancelled leaves the sequence as it was. */
-  async feed(tokens: readonly number[], options: FeedOptions & { readonly signal?: AbortSignal } = {}): Promise<FeedResult> {
+  async feed(
+    tokens: readonly number[],
+    options: FeedOptions & { readonly signal?: AbortSignal } = {},
+  ): Promise<FeedResult> {
     const { signal, ...request } = options;
     const [result] = await feedTogether(this.host, [{ ...request, sequence: this, tokens }], signal);
     return result as FeedResult;
