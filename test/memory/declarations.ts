@@ -114,6 +114,11 @@ export const declarations: readonly Declared[] = [
     options: { kv: "f32", batch: 24, streams: "separate", snapshotBytes: budget },
   },
   {
+    name: "streams of their own without windows",
+    layers: [[full], [plain], [chunked]],
+    options: { kv: "f32", batch: 40, streams: "separate", wholeWindows: true, snapshotBytes: 3 * budget },
+  },
+  {
     name: "few cells",
     layers: [[full], [wide]],
     options: { kv: "f32", batch: 24, cells: 192, rollback: 3, snapshotBytes: budget },

@@ -130,6 +130,11 @@ export class Naive {
     return { ...this.letGo(held, 0), sure: 0 };
   }
 
+  /** What comes back from a file is all that was held; only what tokens are taken back by is not saved. */
+  saved(held: Held): Held {
+    return { ...held, sure: 0 };
+  }
+
   /** Windows let go what no later token sees, even after so many have been taken back. */
   private letGo(held: Held, rollback: number): Held {
     const back = Math.max(0, this.position(held) - rollback);

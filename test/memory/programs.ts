@@ -4,6 +4,7 @@
  */
 import fc from "fast-check";
 import { expect } from "bun:test";
+import { join } from "node:path";
 import { loadModel, StrataError, type FeedResult, type Model, type Sequence, type Snapshot } from "ggstrata";
 import { randomOf } from "../model/help.ts";
 import type { Declared } from "./declarations.ts";
@@ -13,6 +14,8 @@ import { Reference } from "./reference.ts";
 
 /** Sequences that a program names; one more is there for copies that are only looked at. */
 const names = 3;
+/** Files that a program saves to, over and over. */
+const fileCount = 2;
 
 // ---- what programs are made of ----
 
@@ -61,6 +64,14 @@ export type Operation =
     }
   /** Moves what stands behind the first hole up to it. */
   | { readonly op: "close"; readonly slot: number }
+  /** Makes room as chats do: again and again what stands behind a beginning goes, the rest closes up, and goes on. */
+  | {
+      readonly op: "slide";
+      readonly slot: number;
+      readonly keep: number;
+      readonly count: number;
+      readonly times: number;
+    }
   | {
       readonly op: "divide";
       readonly slot: number;
@@ -71,7 +82,11 @@ export type Operation =
   | { readonly op: "snapshot"; readonly slot: number }
   | { readonly op: "restore"; readonly slot: number; readonly which: number }
   | { readonly op: "drop"; readonly which: number }
-  | { readonly op: "leave"; readonly slot: number };
+  | { readonly op: "leave"; readonly slot: number }
+  /** Saves a sequence with its snapshots, `back` tokens after they were taken back: its states may be pending then. */
+  | { readonly op: "save"; readonly slot: number; readonly back: number; readonly file: number }
+  /** Brings a saved sequence back and gives it the place of another; `isCrowded` is while all sequences are in use. */
+  | { readonly op: "load"; readonly slot: number; readonly file: number; readonly isCrowded: boolean };
 
 const slot = fc.nat(names - 1);
 const range: fc.Arbitrary<Range> = fc.record({ a: fc.nat(999), b: fc.nat(999) });
@@ -146,6 +161,16 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
   {
     weight: 1,
     arbitrary: fc.record({
+      op: fc.constant("slide" as const),
+      slot,
+      keep: fc.integer({ min: 1, max: 8 }),
+      count: fc.integer({ min: 1, max: 12 }),
+      times: fc.integer({ min: 1, max: 12 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
       op: fc.constant("divide" as const),
       slot,
       range,
@@ -157,6 +182,24 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ op: fc.constant("restore" as const), slot, which: fc.nat(9) }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("drop" as const), which: fc.nat(9) }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("leave" as const), slot }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      op: fc.constant("save" as const),
+      slot,
+      back: fc.constantFrom(0, 0, 1, 2, 3, 5),
+      file: fc.nat(fileCount - 1),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      op: fc.constant("load" as const),
+      slot,
+      file: fc.nat(fileCount - 1),
+      isCrowded: rarely(false, true),
+    }),
+  },
 );
 
 export const program: fc.Arbitrary<Operation[]> = fc.array(operation, { minLength: 1, maxLength: 40, size: "max" });
@@ -173,6 +216,8 @@ export interface Tally {
   feeds: number;
   rowsCompared: number;
   cancelled: number;
+  saved: number;
+  loaded: number;
   /** Greatest normalised mean squared error of any row. */
   worst: number;
 }
@@ -187,6 +232,8 @@ export class Bench implements AsyncDisposable {
     feeds: 0,
     rowsCompared: 0,
     cancelled: 0,
+    saved: 0,
+    loaded: 0,
     worst: 0,
   };
   readonly naive: Naive;
@@ -196,6 +243,8 @@ export class Bench implements AsyncDisposable {
   constructor(
     readonly declared: Declared,
     private readonly path: string,
+    /** Where programs save sequences. */
+    private readonly folder: string,
     private readonly madeUp: MadeUpModel,
   ) {
     this.naive = new Naive(declared.layers, declared.options);
@@ -211,6 +260,10 @@ export class Bench implements AsyncDisposable {
     // As ggml's flash attention, it sums values in f16, which shows where they cancel each other.
     if (isHalf && options.flashAttention !== false) return 1e-4;
     return hasHalves || isHalf || options.snapshotType === "f16" ? 1e-5 : 1e-8;
+  }
+
+  statePath(file: number): string {
+    return join(this.folder, `${file}.state`);
   }
 
   /** Runs one program. After a failure the next one gets a model that was loaded anew. */
@@ -242,13 +295,23 @@ interface Slot {
 
 interface Taken {
   readonly snapshot: Snapshot;
+  /** Whose it is: it is saved and brought back with it. */
+  readonly owner: Sequence;
   readonly held: Held;
+}
+
+/** What a file was given to hold. */
+interface Saved {
+  readonly held: Held;
+  readonly snapshots: readonly Held[];
 }
 
 /** One program's sequences and snapshots, real and naive. */
 class World {
   private readonly slots: (Slot | undefined)[] = Array.from({ length: names }, () => undefined);
-  private taken: Taken[] = [];
+  private readonly taken: Taken[] = [];
+  /** Of this program; what another one left in a file is not loaded. */
+  private readonly files: (Saved | undefined)[] = Array.from({ length: fileCount }, () => undefined);
   private readonly start: { freeBlocks: number; freeCells: number; snapshots: number };
   /** Something was cut out or moved: blocks may be in use for a few cells each. */
   private isFragmented = false;
@@ -294,7 +357,7 @@ class World {
     return (this.slots[index] ??= { sequence: this.model.sequence(), held: this.bench.naive.empty });
   }
 
-  /** One case for each operation; `save` and `load` of state files get theirs here. */
+  /** One case for each operation. */
   private async apply(one: Operation): Promise<void> {
     const { naive } = this.bench;
     switch (one.op) {
@@ -308,13 +371,8 @@ class World {
         if (outcome.held.pairs.length > 0 && p1 >= 0 && p1 < naive.position(held)) this.isFragmented = true;
         return this.change(one.slot, outcome, () => sequence.remove(p0, p1));
       }
-      case "rollback": {
-        const { sequence, held } = this.slot(one.slot);
-        const taken = Math.min(one.count, naive.position(held));
-        const nothing: Outcome = { verdict: "must", held };
-        const outcome = taken === 0 ? nothing : naive.remove(held, naive.position(held) - taken, -1);
-        return this.change(one.slot, outcome, () => sequence.rollback(taken));
-      }
+      case "rollback":
+        return this.rollback(one.slot, one.count);
       case "copy":
         return this.copy(one.slot, one.to, cut(one.what, this.span(this.slot(one.slot).held, one.range)));
       case "keep": {
@@ -335,6 +393,9 @@ class World {
         if (before === undefined || behind === undefined) return;
         return this.move(one.slot, behind, -1, { shift: before + 1 - behind });
       }
+      case "slide":
+        for (let i = 0; i < one.times; i += 1) await this.slide(one.slot, one.keep, one.count);
+        return;
       case "divide": {
         const [p0, p1] = cut(one.what, this.span(this.slot(one.slot).held, one.range));
         return this.move(one.slot, p0, p1, { divide: one.divisor });
@@ -362,6 +423,14 @@ class World {
         this.slots[one.slot] = undefined;
         await Bun.sleep(0);
         return;
+      }
+      case "save":
+        if (one.back > 0) await this.rollback(one.slot, one.back);
+        return this.save(one.slot, one.file);
+      case "load": {
+        const file = this.files[one.file] === undefined ? this.files.findLastIndex(Boolean) : one.file;
+        const saved = this.files[file];
+        return saved && this.load(one.slot, file, saved, one.isCrowded);
       }
     }
   }
@@ -423,6 +492,15 @@ class World {
     return this.isFragmented || this.taken.length > 0 || this.bench.declared.options.cells !== undefined;
   }
 
+  private async rollback(index: number, count: number): Promise<void> {
+    const { naive } = this.bench;
+    const { sequence, held } = this.slot(index);
+    const taken = Math.min(count, naive.position(held));
+    const nothing: Outcome = { verdict: "must", held };
+    const outcome = taken === 0 ? nothing : naive.remove(held, naive.position(held) - taken, -1);
+    return this.change(index, outcome, () => sequence.rollback(taken));
+  }
+
   private async move(index: number, p0: number, p1: number, how: Move): Promise<void> {
     const { sequence, held } = this.slot(index);
     this.isFragmented = true;
@@ -433,6 +511,19 @@ class World {
       // Shared cells become the sequence's own first.
       true,
     );
+  }
+
+  private async slide(index: number, keep: number, count: number): Promise<void> {
+    const { sequence, held } = this.slot(index);
+    const first = (held.pairs[0]?.position ?? 0) + keep;
+    const before = this.bench.naive.position(held);
+    this.isFragmented = true;
+    await this.change(index, this.bench.naive.remove(held, first, first + count), () =>
+      sequence.remove(first, first + count),
+    );
+    if (this.bench.naive.position(this.slot(index).held) === before)
+      await this.move(index, first + count, -1, { shift: -count });
+    await this.feed([{ slot: index, count, seed: count, logits: "last", marks: [] }], "none", -1);
   }
 
   private async copy(from: number, to: number, [p0, p1]: readonly [number, number]): Promise<void> {
@@ -456,15 +547,59 @@ class World {
     const error = await this.attempt(async () => (snapshot = await sequence.snapshot()));
     if (error?.code === "full" && this.taken.length === this.model.memory.snapshots) return;
     if (this.judge({ verdict: "must", held }, error, this.canBeFull()) && snapshot !== undefined) {
-      this.take(snapshot, this.bench.naive.snapped(held));
+      this.take(snapshot, sequence, this.bench.naive.snapped(held));
     }
   }
 
-  private take(snapshot: Snapshot, held: Held): void {
+  private take(snapshot: Snapshot, owner: Sequence, held: Held): void {
     const position = this.bench.naive.position(held);
     if (snapshot.position !== position)
       this.fail(`a snapshot stands at ${snapshot.position}, and ${position} was expected`);
-    this.taken.push({ snapshot, held });
+    this.taken.push({ snapshot, owner, held });
+  }
+
+  // ---- files ----
+
+  private async save(index: number, file: number): Promise<void> {
+    const { sequence, held } = this.slot(index);
+    const snapshots = this.taken.filter(({ owner }) => owner === sequence).map((one) => one.held);
+    const error = await this.attempt(() => sequence.save(this.bench.statePath(file)));
+    if (!this.judge({ verdict: "must", held }, error)) return;
+    this.bench.tally.saved += 1;
+    this.files[file] = { held: this.bench.naive.saved(held), snapshots };
+  }
+
+  /** What has the place is let go only when the file was brought back: both are held at once. */
+  private async load(index: number, file: number, { held, snapshots }: Saved, isCrowded: boolean): Promise<void> {
+    const free = names + 1 - this.slots.filter((one) => one !== undefined).length;
+    const others = Array.from({ length: isCrowded ? free : 0 }, () => this.model.sequence());
+    const hasNoPlace = isCrowded || this.taken.length + snapshots.length > this.model.memory.snapshots;
+    let loaded: Sequence | undefined;
+    const error = await this.attempt(async () => {
+      loaded = await this.model.restore(this.bench.statePath(file));
+    });
+    for (const other of others) other.dispose();
+    await Bun.sleep(0);
+    if (hasNoPlace) {
+      if (error?.code !== "full") this.fail(`it had to fail with "full", and ${error?.message ?? "was done"}`);
+      this.bench.tally.refused += 1;
+    }
+    // What snapshots shared with sequences that live is there twice now. In streams of their own all have their room.
+    const isShared = this.bench.declared.options.streams !== "separate";
+    const canBeFull = isShared && (snapshots.length > 0 || this.canBeFull());
+    if (hasNoPlace || !this.judge({ verdict: "must", held }, error, canBeFull) || loaded === undefined) {
+      for (const i of this.slots.keys()) await this.probe(i);
+      return;
+    }
+    this.bench.tally.loaded += 1;
+    this.slots[index]?.sequence.dispose();
+    await Bun.sleep(0);
+    this.slots[index] = { sequence: loaded, held };
+    const own = loaded.snapshots;
+    if (own.length !== snapshots.length)
+      this.fail(`${own.length} snapshots were loaded, and ${snapshots.length} had been saved`);
+    for (const [i, one] of snapshots.entries()) this.take(own[i] as Snapshot, loaded, one);
+    await this.probe(index);
   }
 
   // ---- batches ----
@@ -548,7 +683,8 @@ class World {
       }
     }
     for (const [i, { snapshots }] of results.entries()) {
-      for (const [m, snapshot] of snapshots.entries()) this.take(snapshot, marked[i]?.[m] as Held);
+      const { sequence } = (own[i] as Fed).target;
+      for (const [m, snapshot] of snapshots.entries()) this.take(snapshot, sequence, marked[i]?.[m] as Held);
     }
   }
 
@@ -604,7 +740,7 @@ class World {
     }
   }
 
-  /** After a refusal: a copy of the sequence goes on as the naive one does. */
+  /** After a refusal, or a load: a copy of the sequence goes on as the naive one does. */
   private async probe(index: number): Promise<void> {
     const one = this.slots[index];
     if (one === undefined || this.bench.naive.position(one.held) === context) return;
@@ -614,12 +750,12 @@ class World {
       const [token] = [index + 5];
       const { logits } = await copy.feed([token]);
       const held = this.bench.naive.fed(one.held, [token], true);
-      this.compareRows(held, [held.pairs.length - 1], logits, "what follows a refusal");
+      this.compareRows(held, [held.pairs.length - 1], logits, "what follows");
     });
     copy?.dispose();
     await Bun.sleep(0);
     if (error !== undefined && !(error.code === "full" && this.canBeFull())) {
-      this.fail(`what follows a refusal failed with "${error.code}": ${error.message}`);
+      this.fail(`what follows failed with "${error.code}": ${error.message}`);
     }
   }
 }
