@@ -78,6 +78,9 @@ pub fn declaration_hash(declarations: []const declaration.MemoryDeclaration) u64
     return hasher.final();
 }
 
+/// Of a file's block: the holder that is restored has nothing in it.
+const not_taken = std.math.maxInt(u32);
+
 /// Marks the row of a snapshot's states in f16 among the cells.
 const half_place: u32 = 1 << 31;
 
@@ -395,15 +398,32 @@ const Restoring = struct {
         const separate = memory.config.separate and memory.pools[p] == .attention;
         if (memory.config.half_snapshots and memory.pools[p] == .recurrent) return restoring.restore_one_by_one(p, filled, own, targets);
         if (!separate) {
+            @memset(own, 0);
             try restoring.take_all(p, filled, own, null);
             defer restoring.release_all(p, own);
             for (targets, 0..) |target, index| try restoring.adopt(p, target, @intCast(index), own, filled);
             return;
         }
         for (targets, 0..) |target, index| {
+            try restoring.choose(p, @intCast(index), own);
             try restoring.take_all(p, filled, own, target);
             defer restoring.release_all(p, own);
             try restoring.adopt(p, target, @intCast(index), own, filled);
+        }
+    }
+
+    /// Marks the blocks of the file that a holder has no piece of: in a stream of its own there is no room for those.
+    fn choose(restoring: *Restoring, p: u32, index: u32, own: []u32) status.Error!void {
+        const number: u32 = index * @as(u32, @intCast(restoring.memory.pools.len)) + p;
+        const bytes = restoring.state.reader.section(@backingInt(Kind.pieces), number) orelse return restoring.odd("pieces are missing");
+        if (bytes.len < @sizeOf(PoolRecord)) return restoring.odd("a record is cut short");
+        const rest = bytes[@sizeOf(PoolRecord)..];
+        if (rest.len % @sizeOf(PieceRecord) != 0) return restoring.odd("its pieces are odd");
+        @memset(own, not_taken);
+        for (0..rest.len / @sizeOf(PieceRecord)) |i| {
+            const piece = std.mem.bytesToValue(PieceRecord, rest[i * @sizeOf(PieceRecord) ..][0..@sizeOf(PieceRecord)]);
+            if (piece.block >= own.len) return restoring.odd("its pieces are odd");
+            own[piece.block] = 0;
         }
     }
 
@@ -447,7 +467,7 @@ const Restoring = struct {
         return damaged(restoring.state.path, what);
     }
 
-    /// Takes a block or cell for each of the file's, and fills it.
+    /// Takes a block or cell for each of the file's that is not marked, and fills it.
     fn take_all(restoring: *Restoring, p: u32, filled: []const u32, own: []u32, holder: ?u32) status.Error!void {
         const pool = &restoring.memory.pools[p];
         var taken: usize = 0;
@@ -455,6 +475,10 @@ const Restoring = struct {
         for (filled, own) |count, *block| {
             const most: u32 = if (pool.* == .attention) block_cells else 1;
             if (count < 1 or count > most) return restoring.odd("a block is filled further than it is long");
+            if (block.* == not_taken) {
+                taken += 1;
+                continue;
+            }
             const found = switch (pool.*) {
                 .attention => |*leaf| leaf.take_block(holder),
                 .recurrent => |*leaf| leaf.cells.take(null),
@@ -481,12 +505,14 @@ const Restoring = struct {
             const bytes = restoring.state.reader.section(@backingInt(Kind.cells), number) orelse return restoring.odd("cells are missing");
             const size = rows * tensor.nb[1];
             if (bytes.len != size * own.len) return restoring.odd("its cells have another size");
-            for (own, 0..) |block, i| tensor_data.set(tensor, block * size, bytes[i * size ..][0..size]);
+            for (own, 0..) |block, i| {
+                if (block != not_taken) tensor_data.set(tensor, block * size, bytes[i * size ..][0..size]);
+            }
         };
     }
 
     fn release_all(restoring: *Restoring, p: u32, own: []const u32) void {
-        for (own) |block| switch (restoring.memory.pools[p]) {
+        for (own) |block| if (block != not_taken) switch (restoring.memory.pools[p]) {
             .attention => |*leaf| leaf.blocks.release(block),
             .recurrent => |*leaf| leaf.cells.release(block),
         };
