@@ -1,10 +1,11 @@
 //! The task runner of the native library.
 //!
 //!   zig build [lib]      the shared library, in zig-out/lib
+//!   zig build release    the libraries of the packages, one for each kind of CPU, in zig-out/release
 //!   zig build cross      compiles the library for other machines, installs nothing
 //!   zig build check      compiles everything, runs and installs nothing
 //!   zig build test       the unit tests
-//!   zig build fuzz     the fuzzer of graph operations, in zig-out/bin
+//!   zig build fuzz       the fuzzer of graph operations, in zig-out/bin
 //!   zig build abi        writes lib/native/abi.ts from the exported functions
 //!   zig build fmt        formats the Zig sources
 //!
@@ -40,6 +41,19 @@ pub fn build(b: *std.Build) void {
     lib_step.dependOn(&b.addInstallArtifact(library, .{}).step);
     lib_step.dependOn(&b.addInstallLibFile(features_file(b, target), "libstrata.features").step);
     b.getInstallStep().dependOn(lib_step);
+
+    const release_step = b.step("release", "build the libraries of the packages, in zig-out/release");
+    for (release_builds) |build_of| {
+        const other = b.resolveTargetQuery(build_of.query());
+        const other_core = core_module(b, other, .fast, .init(b, other, ggml_path, .fast));
+        other_core.strip = true;
+        const other_library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = other_core });
+        const folder = b.fmt("release/{s}", .{build_of.name});
+        const install = b.addInstallArtifact(other_library, .{ .dest_dir = .{ .override = .{ .custom = folder } } });
+        release_step.dependOn(&install.step);
+        const record = b.addInstallFile(features_file(b, other), b.fmt("{s}/libstrata.features", .{folder}));
+        release_step.dependOn(&record.step);
+    }
 
     const cross_step = b.step("cross", "compile the library for the other machines that it supports");
     for (cross_targets) |query| {
@@ -93,6 +107,40 @@ pub fn build(b: *std.Build) void {
     check_step.dependOn(&generator.step);
     check_step.dependOn(&fuzzer.step);
 }
+
+/// A library that runs on every machine of a platform whose CPU has certain features.
+const ReleaseBuild = struct {
+    name: []const u8,
+    cpu: *const std.Target.Cpu.Model,
+    add: []const std.Target.x86.Feature = &.{},
+    subtract: []const std.Target.x86.Feature = &.{},
+
+    fn query(build_of: ReleaseBuild) std.Target.Query {
+        return .{
+            .cpu_arch = .x86_64,
+            .os_tag = .linux,
+            .abi = .gnu,
+            // The oldest that Bun itself runs on.
+            .glibc_version = .{ .major = 2, .minor = 17, .patch = 0 },
+            .cpu_model = .{ .explicit = build_of.cpu },
+            .cpu_features_add = std.Target.x86.featureSet(build_of.add),
+            .cpu_features_sub = std.Target.x86.featureSet(build_of.subtract),
+        };
+    }
+};
+
+/// Bun needs level 2 itself. ggml's quantised products ask for VNNI, which every CPU with AVX-512 since 2019 has.
+const release_builds = [_]ReleaseBuild{
+    .{ .name = "linux-x64-baseline", .cpu = &std.Target.x86.cpu.x86_64_v2 },
+    .{ .name = "linux-x64-avx2", .cpu = &std.Target.x86.cpu.x86_64_v3 },
+    .{
+        .name = "linux-x64-avx512vnni",
+        .cpu = &std.Target.x86.cpu.x86_64_v4,
+        .add = &.{.avx512vnni},
+        // The kernels are laid out for whole registers.
+        .subtract = &.{.prefer_256_bit},
+    },
+};
 
 /// x86_64 with AVX2, which is what the field calls level 3, and the 64-bit ARM of servers and of Apple.
 const cross_targets = [_]std.Target.Query{

@@ -22,13 +22,13 @@ export const environmentVariables = [
   {
     name: "STRATA_LIBRARY",
     meaning: "the native library's file",
-    default: "zig-out/lib of the package",
+    default: "zig-out/lib of a checkout, or the platform package's for this CPU",
     audience: "users",
   },
   {
     name: "STRATA_CACHE",
     meaning: "the folder for what set-up fetches and builds",
-    default: ".cache of the package",
+    default: ".cache of the checkout",
     audience: "users",
   },
   {

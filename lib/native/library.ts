@@ -1,9 +1,12 @@
 import { dlopen } from "bun:ffi";
-import { existsSync, readFileSync } from "node:fs";
-import { resolve } from "node:path";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join, resolve } from "node:path";
 import { StrataError, type ErrorCode } from "../errors.ts";
 import { readEnvironment } from "../environment.ts";
 import { abiHash, Status, symbols } from "./abi.ts";
+import { missingFeatures } from "./cpu.ts";
+import { packagedLibrary } from "./platform-package.ts";
 import { Struct } from "./struct.ts";
 
 type Symbols = ReturnType<typeof dlopen<typeof symbols>>["symbols"];
@@ -49,74 +52,90 @@ function lastError(status: number): StrataError {
   return new StrataError(errorCode(status), sentence);
 }
 
-/** Where the library lies: `STRATA_LIBRARY`, or where set-up builds it. */
+/** The checkout that this file belongs to; undefined in a package and in a bundled program. */
+function checkout(): string | undefined {
+  const root = resolve(import.meta.dir, "../..");
+  const here = resolve(root, "lib/native/library.ts") === import.meta.path;
+  return here && existsSync(resolve(root, "build.zig")) ? root : undefined;
+}
+
+/**
+ * Where the library lies: `STRATA_LIBRARY`, or where a checkout's set-up builds it, or the platform package's for this CPU.
+ * @throws StrataError where no package can be had
+ */
 export function libraryPath(): string {
+  return find().path;
+}
+
+/** A library, and what to do when it does not fit. */
+interface Found {
+  readonly path: string;
+  readonly repair: string;
+}
+
+function find(): Found {
   const given = readEnvironment("STRATA_LIBRARY");
-  if (given !== undefined) return resolve(given);
+  const root = checkout();
+  const rebuild = "run `npm run build` to build it here";
+  if (given !== undefined) {
+    return { path: resolve(given), repair: root === undefined ? "unset STRATA_LIBRARY, which names it" : rebuild };
+  }
+  if (root === undefined) return { path: packagedLibrary(), repair: "install ggstrata again, all of it" };
   const suffix = process.platform === "darwin" ? "dylib" : "so";
-  return resolve(import.meta.dir, "../../zig-out/lib", `libstrata.${suffix}`);
+  return { path: resolve(root, "zig-out/lib", `libstrata.${suffix}`), repair: rebuild };
 }
 
 function load(): Symbols {
-  const path = libraryPath();
-  if (!existsSync(path)) {
-    throw new StrataError("not_found", `${path}: the native library is missing; run \`npm run build\` to build it`);
-  }
-  checkFeatures(path);
+  const { path, repair } = find();
+  if (!existsSync(path)) throw new StrataError("not_found", `${path}: the native library is missing; ${repair}`);
+  checkFeatures(path, repair);
   let library: Symbols;
   try {
-    library = dlopen(path, symbols).symbols;
+    library = onDisk(path, (file) => dlopen(file, symbols).symbols);
   } catch (cause) {
-    const sentence = `${path}: the native library cannot be loaded (${(cause as Error).message}); run \`npm run build\``;
+    const sentence = `${path}: the native library cannot be loaded (${(cause as Error).message}); ${repair}`;
     throw new StrataError("unsupported", sentence, { cause });
   }
   const info = new Struct("LibraryInfo");
   library.strata_library_info(info.bytes);
   if (info.get("abiHash") !== abiHash) {
-    throw new StrataError(
-      "unsupported",
-      `${path}: the native library was built from other sources than this SDK; run \`npm run build\` to rebuild it`,
-    );
+    const sentence = `${path}: the native library was built from other sources than this SDK; ${repair}`;
+    throw new StrataError("unsupported", sentence);
   }
   return readEnvironment("STRATA_TRACE") === undefined ? library : trace(library);
 }
 
-/** Linux's names for CPU features, where they differ from the compiler's. */
-const kernelNames: Record<string, string> = {
-  avx512vnni: "avx512_vnni",
-  avx512bf16: "avx512_bf16",
-  avx512vbmi2: "avx512_vbmi2",
-  avx512bitalg: "avx512_bitalg",
-  avx512vpopcntdq: "avx512_vpopcntdq",
-  avxvnni: "avx_vnni",
-  amx_tile: "amx_tile",
-  amx_int8: "amx_int8",
-  amx_bf16: "amx_bf16",
-};
+/** Where a compiled program keeps the files inside it. */
+const embeddedFolder = "/$bunfs/";
 
-/** Features worth naming: those whose absence ends the process with an illegal instruction. */
-const checkedFeatures = new Set([
-  ...["avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
-  ...["avx512ifma", "avx512vbmi", ...Object.keys(kernelNames)],
-]);
+/**
+ * Opens a library, which must lie on disk: one inside a compiled program is written to a folder that only this user can
+ * read, and removed as soon as it is open, so that nothing stays behind and nobody else can have put it there.
+ */
+function onDisk<T>(path: string, open: (file: string) => T): T {
+  if (!path.startsWith(embeddedFolder)) return open(path);
+  const folder = mkdtempSync(join(tmpdir(), "strata-"));
+  try {
+    const file = join(folder, basename(path));
+    writeFileSync(file, readFileSync(path), { mode: 0o600 });
+    return open(file);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
 
 /**
  * Refuses a library that was built for a CPU with features that this one lacks. Its record lies beside it, since asking
  * the library itself would already run its code.
  */
-function checkFeatures(path: string): void {
+function checkFeatures(path: string, repair: string): void {
   const record = path.replace(/\.(so|dylib)$/, ".features");
-  if (!existsSync(record) || process.platform !== "linux") return;
-  const cpu = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"));
-  if (cpu === null) return;
-  const present = new Set((cpu[1] ?? "").trim().split(/\s+/));
-  const built = readFileSync(record, "utf8").trim().split(/\s+/);
-  const missing = built.filter((name) => checkedFeatures.has(name) && !present.has(kernelNames[name] ?? name));
+  if (!existsSync(record)) return;
+  const missing = missingFeatures(readFileSync(record, "utf8").trim().split(/\s+/), "none");
   if (missing.length === 0) return;
   throw new StrataError(
     "unsupported",
-    `${path}: the native library was built for a CPU with ${missing.join(", ")}, which this one lacks; ` +
-      "run `npm run build` to rebuild it here",
+    `${path}: the native library was built for a CPU with ${missing.join(", ")}, which this one lacks; ${repair}`,
   );
 }
 

@@ -1,8 +1,9 @@
 // @ts-check
 import { spawn, spawnSync } from "node:child_process";
-import { accessSync, constants, mkdirSync, writeFileSync } from "node:fs";
-import { delimiter, join } from "node:path";
-import { SetupError, errorCode } from "./errors.mjs";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { endOf } from "../cli/passthrough.mjs";
+import { SetupError } from "./errors.mjs";
 import { noteChild } from "./lock.mjs";
 
 const tail_lines = 25;
@@ -20,30 +21,6 @@ export function childEnvironment(extra = {}) {
     /^(npm_(package|lifecycle|command|execpath|node_execpath|config_(local_prefix|loglevel|json|dry_run))|INIT_CWD$|GIT_(DIR|WORK_TREE|INDEX_FILE|PREFIX|OBJECT_DIRECTORY)$)/;
   for (const name of Object.keys(env)) if (inherited.test(name)) delete env[name];
   return { ...env, ...extra };
-}
-
-/**
- * The full path of a program that is on PATH, or undefined.
- *
- * @param {string} name
- * @param {string} [path]
- */
-export function which(name, path = process.env["PATH"] ?? "") {
-  for (const folder of path.split(delimiter)) {
-    if (folder && isProgram(join(folder, name))) return join(folder, name);
-  }
-  return undefined;
-}
-
-/** @param {string} path */
-function isProgram(path) {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch (error) {
-    if (["ENOENT", "ENOTDIR", "EACCES", "ELOOP"].includes(errorCode(error))) return false;
-    throw error;
-  }
 }
 
 /**
@@ -69,8 +46,6 @@ export function answerOf(command, args) {
  * @property {string} log where all that it said is kept when it fails
  * @property {boolean} [fetches] whether it may fail for want of a network
  */
-
-/** @typedef {{ code: number | null, signal: NodeJS.Signals | null }} End how a program ended */
 
 /**
  * Runs a command of set-up to its end. What it says is only shown if it fails.
@@ -100,28 +75,6 @@ export async function runQuietly({ what, command, args, cwd, env = {}, log, fetc
         `All of it is in ${log}. To run it by hand: cd ${quoted(cwd)} && ${line}\n` +
         `To go on, run the same command again: what is done already is kept.`,
   );
-}
-
-/**
- * Waits for a child's end, and ends it if this process is told to end.
- *
- * @param {import("node:child_process").ChildProcess} child
- * @param {string} command
- * @returns {Promise<End>}
- */
-export function endOf(child, command) {
-  return new Promise((resolve, reject) => {
-    const end = () => void child.kill("SIGTERM");
-    process.on("exit", end);
-    child.on("error", (error) => {
-      process.off("exit", end);
-      reject(new SetupError(`${command} could not be started (${errorCode(error) || error.message}): install it.`));
-    });
-    child.on("close", (code, signal) => {
-      process.off("exit", end);
-      resolve({ code, signal });
-    });
-  });
 }
 
 /**

@@ -59,8 +59,7 @@ export function zigEnvironment(paths) {
 export async function buildLibrary(paths, zig, key, step) {
   rmSync(paths.libraryStamp, { force: true });
   mkdirSync(paths.cache, { recursive: true });
-  const before = compiledFiles(paths).count;
-  step.howFar = () => howFar(paths, before);
+  step.howFar = compileProgress(paths, pins.zig.files);
   await runQuietly({
     what: "Building the native library",
     command: zig,
@@ -76,18 +75,21 @@ export async function buildLibrary(paths, zig, key, step) {
 }
 
 /**
- * Zig shows its progress on terminals only, and tells no other program of it; but its caches show what is done.
+ * Tells how far a build is that begins now. Zig shows its progress on terminals only, and tells no other program of it;
+ * but its caches show what is done.
  *
  * @param {Paths} paths
- * @param {number} before how many files were compiled when it began
+ * @param {number} files how many a build with nothing cached compiles
+ * @returns {() => string}
  */
-function howFar(paths, before) {
-  const { names, count } = compiledFiles(paths);
-  // With nothing cached Zig first compiles the program that reads build.zig, for a third of the whole time.
-  if (!names.has("maker")) return "Zig is compiling its build program";
-  return before < pins.zig.files
-    ? `${count} of about ${pins.zig.files} files compiled`
-    : `${count - before} newly compiled`;
+export function compileProgress(paths, files) {
+  const before = compiledFiles(paths).count;
+  return () => {
+    const { names, count } = compiledFiles(paths);
+    // With nothing cached Zig first compiles the program that reads build.zig, for a third of the whole time.
+    if (!names.has("maker")) return "Zig is compiling its build program";
+    return before < files ? `${count} of about ${files} files compiled` : `${count - before} newly compiled`;
+  };
 }
 
 /** @param {Paths} paths */

@@ -1,7 +1,8 @@
 // @ts-check
 import { existsSync, mkdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { answerOf, runQuietly, which } from "./command.mjs";
+import { which } from "../cli/passthrough.mjs";
+import { answerOf, runQuietly } from "./command.mjs";
 import { errorCode } from "./errors.mjs";
 import { folderBytes, readStamp } from "./files.mjs";
 import { bunBuild } from "./machine.mjs";

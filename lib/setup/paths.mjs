@@ -20,6 +20,8 @@ export const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace
  * @property {string} models the real models
  * @property {string} library the native library
  * @property {string} libraryStamp what the native library was built from
+ * @property {string} releases the libraries of the packages, each in a folder of its own
+ * @property {string} packages the packages' archives
  */
 
 /**
@@ -42,5 +44,7 @@ export function pathsOf(root = checkout, env = process.env) {
     models: join(cache, "models"),
     library: join(root, "zig-out", "lib", `libstrata.${extension}`),
     libraryStamp: join(root, "zig-out", "strata-build.json"),
+    releases: join(root, "zig-out", "release"),
+    packages: join(cache, "packages"),
   };
 }

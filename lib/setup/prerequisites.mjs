@@ -1,5 +1,6 @@
 // @ts-check
-import { answerOf, which } from "./command.mjs";
+import { which } from "../cli/passthrough.mjs";
+import { answerOf } from "./command.mjs";
 import { SetupError } from "./errors.mjs";
 
 /**

@@ -14,7 +14,7 @@ async function main() {
   }
   const { tasks } = await import("./tasks.mjs");
   const { SetupError } = await import("./errors.mjs");
-  const { endLike } = await import("./passthrough.mjs");
+  const { ProgramError, endLike } = await import("../cli/passthrough.mjs");
   const [name = "", ...args] = process.argv.slice(2);
   const task = tasks[name];
   if (!task) {
@@ -31,7 +31,7 @@ async function main() {
   try {
     endLike(await task(args));
   } catch (error) {
-    if (!(error instanceof SetupError)) throw error;
+    if (!(error instanceof SetupError || error instanceof ProgramError)) throw error;
     fail(error.message);
   }
 }

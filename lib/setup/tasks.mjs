@@ -1,13 +1,16 @@
 // @ts-check
 import { spawn } from "node:child_process";
 import { dirname, join, relative } from "node:path";
+import { endOf, runInPlace, which } from "../cli/passthrough.mjs";
 import { bunCounts, countsLine, sumOf, zigCounts } from "./counts.mjs";
-import { childEnvironment, endOf, which } from "./command.mjs";
+import { childEnvironment } from "./command.mjs";
+import { removeLeftovers } from "./files.mjs";
 import { zigEnvironment } from "./library.mjs";
+import { withLock } from "./lock.mjs";
 import { ensureModels } from "./models.mjs";
-import { runInPlace } from "./passthrough.mjs";
+import { buildReleases, packAll } from "./pack.mjs";
 import { pathsOf } from "./paths.mjs";
-import { seconds } from "./progress.mjs";
+import { Progress, seconds } from "./progress.mjs";
 import { ensure } from "./setup.mjs";
 import { findZig } from "./zig.mjs";
 
@@ -15,11 +18,11 @@ import { findZig } from "./zig.mjs";
  * What package.json's scripts do, each after the set-up that it needs.
  *
  * @typedef {import("./paths.mjs").Paths} Paths
- * @typedef {import("./command.mjs").End} End
+ * @typedef {import("../cli/passthrough.mjs").End} End
  */
 
 /** @type {Record<string, (args: string[]) => Promise<End>>} */
-export const tasks = { demo, test, soak, bench, models, strata, build };
+export const tasks = { demo, test, soak, bench, models, strata, build, pack };
 
 /** @param {string[]} args */
 async function demo(args) {
@@ -52,6 +55,24 @@ async function models() {
 /** Sets up and does no more. */
 async function build() {
   await ensure({ toolchain: true });
+  return { code: 0, signal: null };
+}
+
+/** Builds the packages and prints where they are. */
+async function pack() {
+  const { paths } = await ensure({ toolchain: true });
+  const zig = findZig(paths).path;
+  const packed = await withLock(join(paths.packages, "lock"), async () => {
+    removeLeftovers(paths.packages);
+    const progress = new Progress(2);
+    const libraries = await progress.step("Libraries for three kinds of CPU (minutes, the first time)", (step) =>
+      buildReleases(paths, zig, step),
+    );
+    return progress.step("Packages", async () => packAll(paths, zig, libraries));
+  });
+  for (const { file, bytes } of packed) {
+    process.stdout.write(`${relative(process.cwd(), file) || file} (${(bytes / 1e6).toFixed(1)} MB)\n`);
+  }
   return { code: 0, signal: null };
 }
 

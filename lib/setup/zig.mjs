@@ -1,7 +1,8 @@
 // @ts-check
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { answerOf, runQuietly, which } from "./command.mjs";
+import { which } from "../cli/passthrough.mjs";
+import { answerOf, runQuietly } from "./command.mjs";
 import { folderBytes, replaceFolder } from "./files.mjs";
 import { pins } from "./pins.mjs";
 import { megabytes } from "./progress.mjs";

@@ -99,7 +99,7 @@ describe("a library", () => {
     writeFileSync(path, bytes);
     const { out } = await openElsewhere({ STRATA_LIBRARY: path });
     expect(out).toBe(
-      `unsupported: ${path}: the native library was built from other sources than this SDK; run \`npm run build\` to rebuild it`,
+      `unsupported: ${path}: the native library was built from other sources than this SDK; run \`npm run build\` to build it here`,
     );
   });
 
@@ -107,7 +107,7 @@ describe("a library", () => {
     using folder = new Folder();
     const missing = join(folder.path, "missing.so");
     expect((await openElsewhere({ STRATA_LIBRARY: missing })).out).toBe(
-      `not_found: ${missing}: the native library is missing; run \`npm run build\` to build it`,
+      `not_found: ${missing}: the native library is missing; run \`npm run build\` to build it here`,
     );
     for (const content of ["", "no library"]) {
       const path = folder.write("broken.so", content);
@@ -133,7 +133,7 @@ describe("a library", () => {
     else {
       expect(out).toBe(
         `unsupported: ${path}: the native library was built for a CPU with ${lacks.join(", ")}, which this one lacks; ` +
-          "run `npm run build` to rebuild it here",
+          "run `npm run build` to build it here",
       );
     }
   });

@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkout } from "../../lib/setup/paths.mjs";
-import { which } from "../../lib/setup/command.mjs";
+import { which } from "../../lib/cli/passthrough.mjs";
 
 /** The Node that runs set-up; the tests run in Bun. */
 export const node = process.env["STRATA_NODE"] ?? which("node") ?? "node";
@@ -23,7 +23,15 @@ export class Folder implements Disposable {
 
   /** A checkout as a clone leaves it, as far as set-up reads it: nothing is installed or built. */
   clone(): string {
-    for (const name of ["package.json", "package-lock.json", ".npmrc", "build.zig", "ggml", "lib/setup"]) {
+    for (const name of [
+      "package.json",
+      "package-lock.json",
+      ".npmrc",
+      "build.zig",
+      "ggml",
+      "lib/setup",
+      "lib/cli/passthrough.mjs",
+    ]) {
       cpSync(join(checkout, name), join(this.path, name), { recursive: true });
     }
     mkdirSync(join(this.path, "zig"));

@@ -5,7 +5,7 @@ import { node, outcomeOf, patience_ms } from "./folder.ts";
 
 setDefaultTimeout(patience_ms);
 
-const passthrough = JSON.stringify(join(checkout, "lib", "setup", "passthrough.mjs"));
+const passthrough = JSON.stringify(join(checkout, "lib", "cli", "passthrough.mjs"));
 /** Node runs this program in its place, as `npm run strata` does. */
 const inPlace = (program: string) => [
   "--input-type=module",

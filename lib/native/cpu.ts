@@ -1,0 +1,43 @@
+import { existsSync, readFileSync } from "node:fs";
+
+/** Linux's names for CPU features, where they differ from the compiler's. */
+const kernelNames: Record<string, string> = {
+  avx512vnni: "avx512_vnni",
+  avx512bf16: "avx512_bf16",
+  avx512vbmi2: "avx512_vbmi2",
+  avx512bitalg: "avx512_bitalg",
+  avx512vpopcntdq: "avx512_vpopcntdq",
+  avxvnni: "avx_vnni",
+  amx_tile: "amx_tile",
+  amx_int8: "amx_int8",
+  amx_bf16: "amx_bf16",
+};
+
+/** Features worth naming: those whose absence ends the process with an illegal instruction. */
+const checkedFeatures = new Set([
+  ...["avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
+  ...["avx512ifma", "avx512vbmi", ...Object.keys(kernelNames)],
+]);
+
+/** The features of this CPU by Linux's names; undefined where the system does not list them. */
+function cpuFlags(): ReadonlySet<string> | undefined {
+  if (process.platform !== "linux" || !existsSync("/proc/cpuinfo")) return undefined;
+  const line = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"));
+  return line === null ? undefined : new Set((line[1] ?? "").trim().split(/\s+/));
+}
+
+/**
+ * Which of the features that a library was built for this CPU lacks, by the compiler's names. Where the system does not
+ * say what the CPU has, it lacks those that `unknown` says: none, or all.
+ */
+export function missingFeatures(built: readonly string[], unknown: "none" | "all"): string[] {
+  const asked = built.filter((name) => checkedFeatures.has(name));
+  const present = cpuFlags();
+  if (present === undefined) return unknown === "none" ? [] : asked;
+  return asked.filter((name) => !present.has(kernelNames[name] ?? name));
+}
+
+/** Whether the C library of this process is musl, which the libraries of the packages are not built for. */
+export function isMusl(): boolean {
+  return process.platform === "linux" && /\/ld-musl-|\/libc\.musl-/.test(readFileSync("/proc/self/maps", "utf8"));
+}
