@@ -211,7 +211,7 @@ pub const Graph = struct {
         for (self.cells) |slot| if (slot) |t| try inputs.append(self.gpa, t);
         self.finished = .{
             .logits = tensor,
-            .layout = try graph_memory.plan(self.gpa, self.cgraph, inputs.items),
+            .layout = try graph_memory.plan(self.gpa, self.context, self.cgraph, inputs.items),
             .plan = c.ggml_graph_plan(self.cgraph, @intCast(self.builder.threads), null),
         };
     }

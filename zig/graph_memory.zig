@@ -37,12 +37,18 @@ pub const Layout = struct {
     }
 };
 
-/// Plans `graph`. `inputs` keep their places throughout; tensors that lie elsewhere already (weights, memories) stay.
-pub fn plan(gpa: std.mem.Allocator, graph: *c.ggml_cgraph, inputs: []const *Tensor) error{OutOfMemory}!Layout {
-    var planner: Planner = .{ .gpa = gpa };
+/// Plans `graph`, whose own tensors are those of `context`; others (weights, memories) lie elsewhere already and stay.
+/// `inputs` keep their places throughout.
+pub fn plan(
+    gpa: std.mem.Allocator,
+    context: *c.ggml_context,
+    graph: *c.ggml_cgraph,
+    inputs: []const *Tensor,
+) error{OutOfMemory}!Layout {
+    var planner: Planner = .{ .gpa = gpa, .uses = try .init(gpa, context) };
     defer planner.deinit();
     for (inputs) |input| try planner.place(input);
-    try planner.find_uses(graph);
+    planner.find_uses(graph);
     const count: usize = @intCast(c.ggml_graph_n_nodes(graph));
     for (0..count) |i| try planner.step(c.ggml_graph_node(graph, @intCast(i)), @intCast(i));
     return .{
@@ -54,13 +60,41 @@ pub fn plan(gpa: std.mem.Allocator, graph: *c.ggml_cgraph, inputs: []const *Tens
 
 const Hole = struct { offset: usize, bytes: usize };
 
+const Use = struct {
+    /// The last node that reads a base tensor.
+    last: ?u32 = null,
+    /// Where it lies, for as long as it does.
+    offset: ?usize = null,
+};
+
+/// What is known of each tensor of a context, found by its place there: a hash of pointers takes several times as long.
+const Uses = struct {
+    all: []Use,
+    start: usize,
+    /// Two tensors of a context lie at least so many bytes apart.
+    stride: usize,
+
+    fn init(gpa: std.mem.Allocator, context: *c.ggml_context) error{OutOfMemory}!Uses {
+        const stride = c.ggml_tensor_overhead();
+        const all = try gpa.alloc(Use, c.ggml_used_mem(context) / stride + 1);
+        @memset(all, .{});
+        return .{ .all = all, .start = @intFromPtr(c.ggml_get_mem_buffer(context)), .stride = stride };
+    }
+
+    /// Null for a tensor of another context.
+    fn of(uses: Uses, tensor: *const Tensor) ?*Use {
+        const address = @intFromPtr(tensor);
+        if (address < uses.start) return null;
+        const index = (address - uses.start) / uses.stride;
+        return if (index < uses.all.len) &uses.all[index] else null;
+    }
+};
+
 const Planner = struct {
     gpa: std.mem.Allocator,
     placements: std.ArrayList(Placement) = .empty,
     views: std.ArrayList(*Tensor) = .empty,
-    offset_of: std.AutoHashMapUnmanaged(*Tensor, usize) = .empty,
-    /// Of each base tensor, the last node that reads it.
-    last_use: std.AutoHashMapUnmanaged(*Tensor, u32) = .empty,
+    uses: Uses,
     /// Free ranges, ascending, never touching.
     holes: std.ArrayList(Hole) = .empty,
     end: usize = 0,
@@ -68,24 +102,29 @@ const Planner = struct {
     fn deinit(planner: *Planner) void {
         planner.placements.deinit(planner.gpa);
         planner.views.deinit(planner.gpa);
-        planner.offset_of.deinit(planner.gpa);
-        planner.last_use.deinit(planner.gpa);
+        planner.gpa.free(planner.uses.all);
         planner.holes.deinit(planner.gpa);
     }
 
-    fn find_uses(planner: *Planner, graph: *c.ggml_cgraph) error{OutOfMemory}!void {
-        const count: usize = @intCast(c.ggml_graph_n_nodes(graph));
+    fn find_uses(planner: *const Planner, graph: *c.ggml_cgraph) void {
+        const count: u32 = @intCast(c.ggml_graph_n_nodes(graph));
         for (0..count) |i| {
             const node: *Tensor = c.ggml_graph_node(graph, @intCast(i));
-            try planner.last_use.put(planner.gpa, base_of(node), @intCast(i));
-            for (node.src) |source| if (source) |s| try planner.last_use.put(planner.gpa, base_of(s), @intCast(i));
+            planner.read(node, @intCast(i));
+            for (node.src) |source| if (source) |s| planner.read(s, @intCast(i));
         }
         for (0..count) |i| {
             const node: *Tensor = c.ggml_graph_node(graph, @intCast(i));
-            if (node.flags & c.GGML_TENSOR_FLAG_OUTPUT != 0) {
-                try planner.last_use.put(planner.gpa, base_of(node), std.math.maxInt(u32));
-            }
+            if (node.flags & c.GGML_TENSOR_FLAG_OUTPUT != 0) planner.read(node, std.math.maxInt(u32));
         }
+    }
+
+    fn read(planner: *const Planner, tensor: *Tensor, index: u32) void {
+        if (planner.uses.of(base_of(tensor))) |use| use.last = index;
+    }
+
+    fn is_placed(planner: *const Planner, tensor: *const Tensor) bool {
+        return if (planner.uses.of(tensor)) |use| use.offset != null else false;
     }
 
     fn step(planner: *Planner, node: *Tensor, index: u32) error{OutOfMemory}!void {
@@ -93,10 +132,10 @@ const Planner = struct {
             // A view of a weight was pointed there when it was made.
             if (node.buffer == null) try planner.views.append(planner.gpa, node);
             try planner.place_leaf(base_of(node));
-        } else if (node.buffer == null and !planner.offset_of.contains(node)) {
+        } else if (node.buffer == null and !planner.is_placed(node)) {
             if (planner.reusable(node, index)) |source| {
-                const offset = planner.offset_of.get(source).?;
-                _ = planner.offset_of.remove(source);
+                const offset = source.offset.?;
+                source.offset = null;
                 try planner.put(node, offset);
             } else try planner.place(node);
         }
@@ -109,19 +148,20 @@ const Planner = struct {
 
     /// Some operations make a tensor to write into that is no node of its own.
     fn place_leaf(planner: *Planner, base: *Tensor) error{OutOfMemory}!void {
-        if (base.op != c.GGML_OP_NONE or base.buffer != null or planner.offset_of.contains(base)) return;
+        if (base.op != c.GGML_OP_NONE or base.buffer != null or planner.is_placed(base)) return;
         try planner.place(base);
     }
 
     /// A source whose place the node can take over, since the node is the last to read it and reads it element by
     /// element.
-    fn reusable(planner: *const Planner, node: *Tensor, index: u32) ?*Tensor {
+    fn reusable(planner: *const Planner, node: *Tensor, index: u32) ?*Use {
         if (!works_in_place(node.op)) return null;
         for (node.src) |source| {
             const s: *Tensor = source orelse continue;
             if (s.view_src != null or s.flags & c.GGML_TENSOR_FLAG_INPUT != 0) continue;
-            if (!planner.offset_of.contains(s) or planner.last_use.get(s).? != index) continue;
-            if (s.type == node.type and c.ggml_are_same_shape(s, node) and c.ggml_are_same_stride(s, node)) return s;
+            const use = planner.uses.of(s) orelse continue;
+            if (use.offset == null or use.last.? != index) continue;
+            if (s.type == node.type and c.ggml_are_same_shape(s, node) and c.ggml_are_same_stride(s, node)) return use;
         }
         return null;
     }
@@ -150,16 +190,18 @@ const Planner = struct {
     }
 
     fn put(planner: *Planner, tensor: *Tensor, offset: usize) error{OutOfMemory}!void {
-        try planner.offset_of.put(planner.gpa, tensor, offset);
+        planner.uses.of(tensor).?.offset = offset;
         try planner.placements.append(planner.gpa, .{ .tensor = tensor, .offset = offset });
     }
 
     fn release_after(planner: *Planner, base: *Tensor, index: u32) error{OutOfMemory}!void {
         if (base.flags & c.GGML_TENSOR_FLAG_INPUT != 0) return;
-        if ((planner.last_use.get(base) orelse return) != index) return;
-        const taken = planner.offset_of.fetchRemove(base) orelse return;
+        const use = planner.uses.of(base) orelse return;
+        if (use.last != index) return;
+        const offset = use.offset orelse return;
+        use.offset = null;
         const bytes = std.mem.alignForward(usize, @max(c.ggml_nbytes(base), 1), alignment);
-        try planner.add_hole(.{ .offset = taken.value, .bytes = bytes });
+        try planner.add_hole(.{ .offset = offset, .bytes = bytes });
     }
 
     fn add_hole(planner: *Planner, hole: Hole) error{OutOfMemory}!void {
@@ -220,7 +262,7 @@ test "results that are used together never overlap" {
     c.ggml_set_output(sum);
     c.ggml_build_forward_expand(graph, sum);
 
-    var layout = try plan(gpa, graph, &.{ x, weight });
+    var layout = try plan(gpa, context, graph, &.{ x, weight });
     defer layout.deinit(gpa);
     var offsets: std.AutoHashMapUnmanaged(*Tensor, usize) = .empty;
     defer offsets.deinit(gpa);

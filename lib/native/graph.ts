@@ -39,7 +39,14 @@ export type Arguments<S extends StructName> = Readonly<Record<FieldName<S>, numb
 export class NativeGraph {
   private readonly handle: number;
   private readonly out = new Struct("TensorInfo");
+  private readonly number = this.out.elements("number");
+  private readonly type = this.out.elements("type");
+  private readonly shape = this.out.elements("ne");
+  private readonly strides = this.out.elements("nb");
   private readonly operands = new Struct("OpArguments");
+  private readonly tensors = this.operands.elements("tensors");
+  private readonly ints = this.operands.elements("ints");
+  private readonly floats = this.operands.elements("floats");
 
   constructor(
     private readonly engine: NativeEngine,
@@ -68,11 +75,10 @@ export class NativeGraph {
     ints: readonly number[],
     floats: readonly number[],
   ): TensorFacts {
-    const operands = this.operands;
-    for (let i = 0; i < 8; i += 1) operands.set("tensors", tensors[i] ?? -1, 0, i);
-    for (let i = 0; i < ints.length; i += 1) operands.set("ints", ints[i] as number, 0, i);
-    for (let i = 0; i < floats.length; i += 1) operands.set("floats", floats[i] as number, 0, i);
-    check(native().strata_graph_op(this.handle, operations[name].code, operands.bytes, this.out.bytes));
+    for (let i = 0; i < this.tensors.length; i += 1) this.tensors[i] = tensors[i] ?? -1;
+    for (let i = 0; i < ints.length; i += 1) this.ints[i] = ints[i] as number;
+    for (let i = 0; i < floats.length; i += 1) this.floats[i] = floats[i] as number;
+    check(native().strata_graph_op(this.handle, operations[name].code, this.operands.bytes, this.out.bytes));
     return this.facts();
   }
 
@@ -158,11 +164,13 @@ export class NativeGraph {
   }
 
   private facts(): TensorFacts {
-    const { out } = this;
-    const four = (field: "ne" | "nb") =>
-      [out.get(field, 0, 0), out.get(field, 0, 1), out.get(field, 0, 2), out.get(field, 0, 3)] as const;
-    return { number: out.get("number"), type: out.get("type"), shape: four("ne"), strides: four("nb") };
+    const { number, type, shape, strides } = this;
+    return { number: number[0] as number, type: type[0] as number, shape: four(shape), strides: four(strides) };
   }
+}
+
+function four(sizes: Float64Array): readonly [number, number, number, number] {
+  return [sizes[0] as number, sizes[1] as number, sizes[2] as number, sizes[3] as number];
 }
 
 function filled<S extends StructName>(name: S, values: Arguments<S>): Struct<S> {

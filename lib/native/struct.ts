@@ -11,6 +11,11 @@ interface Field {
 
 const utf8 = new TextDecoder();
 
+const views = { i32: Int32Array, u32: Uint32Array, u8: Uint8Array, f32: Float32Array, f64: Float64Array } as const;
+type Elements<S extends StructName, F extends FieldName<S>> = Layouts[S]["fields"][F] extends { readonly type: infer T }
+  ? InstanceType<(typeof views)[T & keyof typeof views]>
+  : never;
+
 /** One or more structs of the boundary in a buffer of their own, read and written by the generated layout. */
 export class Struct<S extends StructName> {
   readonly bytes: Uint8Array;
@@ -67,6 +72,12 @@ export class Struct<S extends StructName> {
   /** All elements of an array field. */
   array(field: FieldName<S>, index = 0): number[] {
     return Array.from({ length: this.field(field).count }, (_, element) => this.get(field, index, element));
+  }
+
+  /** The elements of a field of the first struct, read and written in place: for what is called thousands of times. */
+  elements<F extends FieldName<S>>(field: F): Elements<S, F> {
+    const { type, offset, count } = this.field(field);
+    return new views[type](this.bytes.buffer as ArrayBuffer, offset, count) as Elements<S, F>;
   }
 
   /** A byte array field as text, up to its first zero. */
