@@ -6,10 +6,12 @@ export { StrataError, type ErrorCode } from "./errors.ts";
 export * from "./graph/index.ts";
 export * from "./memory/index.ts";
 export {
+  apiVersion,
   defineArchitecture,
   type Architecture,
   type ArchitectureDefinition,
   type BaseConfig,
+  type ExampleMetadata,
 } from "./model/architecture.ts";
 export {
   layerCount,

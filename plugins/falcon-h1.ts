@@ -22,6 +22,7 @@ import {
  * multipliers are folded into the weights of these files.
  */
 export const falconH1 = defineArchitecture({
+  apiVersion: 1,
   names: ["falcon-h1"],
 
   config: readConfig,

@@ -20,6 +20,7 @@ const layersOf27B = 62;
 
 /** Gemma 3 (arXiv:2503.19786): five layers with a sliding window to one with full attention, norms before and after. */
 export const gemma3 = defineArchitecture({
+  apiVersion: 1,
   names: ["gemma3"],
 
   config: (m) => {

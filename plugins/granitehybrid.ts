@@ -24,6 +24,7 @@ import {
  * an MLP. A layer without key heads is Mamba-2.
  */
 export const granitehybrid = defineArchitecture({
+  apiVersion: 1,
   names: ["granitehybrid"],
 
   config: readConfig,

@@ -27,6 +27,7 @@ import {
  * and an MLP or experts in each. A layer without key heads is Mamba; one with a router has experts.
  */
 export const jamba = defineArchitecture({
+  apiVersion: 1,
   names: ["jamba"],
 
   config: readConfig,

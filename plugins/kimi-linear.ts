@@ -25,6 +25,7 @@ import {
  * latent attention and no positions; routed experts and a shared one after the first layers.
  */
 export const kimiLinear = defineArchitecture({
+  apiVersion: 1,
   names: ["kimi-linear"],
 
   config: readConfig,

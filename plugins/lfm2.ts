@@ -24,6 +24,7 @@ import {
  * A layer without key heads is a convolution.
  */
 export const lfm2 = defineArchitecture({
+  apiVersion: 1,
   names: ["lfm2"],
 
   config: readConfig,

@@ -28,6 +28,7 @@ import {
  * take the place of the MLP. A layer without key heads is a convolution.
  */
 export const lfm2moe = defineArchitecture({
+  apiVersion: 1,
   names: ["lfm2moe"],
 
   config: readConfig,

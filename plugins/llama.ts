@@ -15,6 +15,7 @@ import {
 
 /** Llama and its kin (arXiv:2302.13971): full attention with rotary embedding, gated MLP, RMS norms. */
 export const llama = defineArchitecture({
+  apiVersion: 1,
   names: ["llama"],
 
   config: (m) => {

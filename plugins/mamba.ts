@@ -16,6 +16,7 @@ import {
  * without weights on what the scan selects by.
  */
 export const mamba = defineArchitecture({
+  apiVersion: 1,
   names: ["mamba"],
 
   config: (m) => {

@@ -13,6 +13,7 @@ import {
 
 /** Mamba-2 (arXiv:2405.21060): selective scans alone, no attention and no MLP. */
 export const mamba2 = defineArchitecture({
+  apiVersion: 1,
   names: ["mamba2"],
 
   config: (m) => {

@@ -33,6 +33,7 @@ import {
  * positions, or an MLP with squared ReLU; the second has experts for MLPs.
  */
 export const nemotronH = defineArchitecture({
+  apiVersion: 1,
   names: ["nemotron_h", "nemotron_h_moe"],
 
   config: readConfig,

@@ -26,6 +26,7 @@ import {
  * both. Its Mamba has the heads of Mamba-2 and selects as Mamba-1 does. A layer without key heads is Mamba.
  */
 export const plamo2 = defineArchitecture({
+  apiVersion: 1,
   names: ["plamo2"],
 
   config: readConfig,

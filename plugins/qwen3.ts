@@ -15,6 +15,7 @@ import {
 
 /** Qwen 3 (arXiv:2505.09388), dense: full attention with norms of each head's queries and keys, gated MLP, RMS norms. */
 export const qwen3 = defineArchitecture({
+  apiVersion: 1,
   names: ["qwen3"],
 
   config: (m) => {

@@ -27,6 +27,7 @@ import {
  * its rotary embedding in sections is the plain one.
  */
 export const qwen35 = defineArchitecture({
+  apiVersion: 1,
   names: ["qwen35"],
 
   config: readConfig,

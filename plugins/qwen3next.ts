@@ -29,6 +29,7 @@ import {
  * experts and a shared one that has a gate of its own. Norms as in the file: what the model adds to them is added there.
  */
 export const qwen3next = defineArchitecture({
+  apiVersion: 1,
   names: ["qwen3next"],
 
   config: readConfig,

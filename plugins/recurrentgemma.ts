@@ -30,6 +30,7 @@ import {
  * `ssm.group_count` heads, and biases without heads.
  */
 export const recurrentgemma = defineArchitecture({
+  apiVersion: 1,
   names: ["recurrentgemma"],
 
   config: readConfig,

@@ -21,6 +21,7 @@ import {
 
 /** RWKV-6 "Finch" (arXiv:2404.05892): linear attention with decays that depend on the token, and a gated MLP. */
 export const rwkv6 = defineArchitecture({
+  apiVersion: 1,
   names: ["rwkv6"],
 
   config: readConfig,

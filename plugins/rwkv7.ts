@@ -18,6 +18,7 @@ import {
 
 /** RWKV-7 "Goose" (arXiv:2503.14456): the generalised delta rule and an MLP, both of which look one token back. */
 export const rwkv7 = defineArchitecture({
+  apiVersion: 1,
   names: ["rwkv7"],
 
   config: readConfig,

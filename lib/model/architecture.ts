@@ -1,9 +1,16 @@
+import { StrataError } from "../errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { LayerHandles } from "../graph/memory.ts";
 import type { Tensor } from "../graph/tensor.ts";
 import type { LayerMemory } from "../memory/declaration.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata, MetadataValue } from "./metadata.ts";
 import type { BoundWeights, WeightTree } from "./weights.ts";
+
+/** The version of what {@link defineArchitecture} takes and of what its functions are given. */
+export const apiVersion = 1;
+
+/** GGUF metadata by key, as a plugin writes it. */
+export type ExampleMetadata = Readonly<Record<string, MetadataValue | readonly number[]>>;
 
 /** What every architecture's configuration has; the rest is its own. */
 export interface BaseConfig {
@@ -18,8 +25,14 @@ export interface BaseConfig {
  * graph of a step. Shapes are ggml's, fastest dimension first.
  */
 export interface ArchitectureDefinition<C extends BaseConfig, M extends LayerMemory, W extends WeightTree> {
+  /** The version of Strata's plugin API that the plugin is written for. */
+  readonly apiVersion: typeof apiVersion;
   /** GGUF's `general.architecture`, one or more. */
-  readonly names: readonly string[];
+  readonly names: readonly [string, ...string[]];
+  /** It takes the place of another architecture of one of its names, which is an error otherwise. */
+  readonly replaces?: true;
+  /** Metadata of a tiny model, for tests that make one with random weights. */
+  readonly example?: ExampleMetadata;
   /** Reads the configuration; `Metadata` throws on missing and odd values. */
   config(metadata: Metadata): C;
   /** What each layer remembers, by name. */
@@ -32,7 +45,10 @@ export interface ArchitectureDefinition<C extends BaseConfig, M extends LayerMem
 
 /** An architecture as the loader holds it, whatever its configuration is. */
 export interface Architecture {
+  readonly apiVersion: number;
   readonly names: readonly string[];
+  readonly replaces?: boolean;
+  readonly example?: ExampleMetadata | undefined;
   /** Reads a file's metadata; the result answers for the other parts. */
   read(metadata: Metadata): ReadArchitecture;
 }
@@ -46,12 +62,20 @@ export interface ReadArchitecture {
   graph(g: Graph, weights: unknown, memory: readonly LayerHandles[]): Tensor;
 }
 
-/** Defines an architecture plugin. */
+/**
+ * Defines an architecture plugin.
+ * @throws StrataError `unsupported` where the plugin is written for another version of the plugin API
+ */
 export function defineArchitecture<C extends BaseConfig, M extends LayerMemory, W extends WeightTree>(
   definition: ArchitectureDefinition<C, M, W>,
 ): Architecture {
+  const { names, replaces = false, example } = definition;
+  checkApiVersion(names, definition.apiVersion);
   return {
-    names: definition.names,
+    apiVersion: definition.apiVersion,
+    names,
+    replaces,
+    example,
     read(metadata) {
       const config = definition.config(metadata);
       return {
@@ -63,4 +87,17 @@ export function defineArchitecture<C extends BaseConfig, M extends LayerMemory, 
       };
     },
   };
+}
+
+/** Throws unless a plugin is written for this version of the plugin API, saying which side to update. */
+export function checkApiVersion(names: readonly string[], version: unknown): void {
+  if (version === apiVersion) return;
+  const who = `the architecture "${names.join('", "')}"`;
+  if (typeof version !== "number") {
+    const sentence = `${who} does not say which plugin API it is written for; this Strata has version ${apiVersion}: `;
+    throw new StrataError("unsupported", `${sentence}write apiVersion: ${apiVersion}`);
+  }
+  const remedy = version > apiVersion ? "update ggstrata" : "update the plugin";
+  const sentence = `${who} is written for version ${version} of the plugin API, and this Strata has version ${apiVersion}`;
+  throw new StrataError("unsupported", `${sentence}; ${remedy}`);
 }

@@ -241,7 +241,9 @@ test("a plugin of the caller's own is used", async () => {
     `import { defineArchitecture } from ${sdk};
      const fail = () => { throw new Error("never asked"); };
      export default defineArchitecture({
+       apiVersion: 1,
        names: ["granitehybrid"], config: () => ({ vocabulary: 7, contextLength: 9 }),
+       replaces: true,
        memory: () => [{}], weights: () => ({}), graph: fail,
      });`,
   );

@@ -24,7 +24,9 @@ type Read = ReturnType<Architecture["read"]>;
 /** The llama plugin with parts of it replaced. */
 function variant(change: (read: Read) => Partial<Read>): Architecture {
   return {
+    apiVersion: 1,
     names: ["llama"],
+    replaces: true,
     read(metadata) {
       const read = llama.read(metadata);
       return { ...read, ...change(read) };

@@ -28,7 +28,9 @@ function material(token: number): Float64Array {
 /** A model of one layer, whose logits are the result of the case and zeros. */
 function architecture(of: Case, inputs: number) {
   return defineArchitecture({
+    apiVersion: 1,
     names: ["llama"],
+    replaces: true,
     config: () => ({ vocabulary, contextLength: 256 }),
     memory: () => [{ memory: recurrent(of.states, { inputs }) }],
     weights: () => ({

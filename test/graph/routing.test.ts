@@ -31,7 +31,9 @@ interface Case extends RoutingOptions {
 function plugin(options: Case) {
   const { isBiased, isGated } = options;
   return defineArchitecture({
+    apiVersion: 1,
     names: ["llama"],
+    replaces: true,
     config: () => ({ vocabulary, contextLength: 256 }),
     memory: () => [{}],
     weights: () => ({ embedding: table("token_embd.weight", [d, vocabulary]) }),

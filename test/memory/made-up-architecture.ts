@@ -202,6 +202,7 @@ export class MadeUpModel {
       }),
     );
     return defineArchitecture({
+      apiVersion: 1,
       names: ["madeup"],
       config: () => ({ vocabulary, contextLength: context }),
       memory: () => layers.map(declare),
