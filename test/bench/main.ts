@@ -3,6 +3,7 @@ import { availableParallelism, loadavg } from "node:os";
 import { parseArgs } from "node:util";
 import { formatBytes, formatNumber, formatTable, rounded } from "../../lib/cli/format.ts";
 import { Peer } from "../peer/peer.ts";
+import { measureGraphs, type GraphMeasurement } from "./graphs.ts";
 import { measureMemoryUse, type MemoryUse } from "./memory.ts";
 import { measureOperations, operationsDocument, operationsTable, type Measurement } from "./memory-operations.ts";
 import { chooseModels, comparedModels } from "./models.ts";
@@ -12,10 +13,11 @@ const help = `npm run bench -- [--model NAME]... [--only PART] [--pp 512 --tg 12
 
 Measures how fast Strata and node-llama-cpp read a prompt (prefill) and generate after it (decode), in turns, and the
 peak memory of Strata. Speeds are tokens per second; a ratio above 1 says that Strata is the faster one. Then what
-Strata's memory does: snapshots, saved states, sequences together, rollback, and a memory that is full of others.
+Strata's memory does: snapshots, saved states, sequences together, rollback, and a memory that is full of others. Then
+how long the graph of a step takes to build, of models of 32 layers.
 
   --model NAME   ${comparedModels.map(({ name }) => name).join(", ")}, or a GGUF file; may be given again; default all
-  --only PART    speed: that beside node-llama-cpp; memory: what Strata's memory does; default both
+  --only PART    speed: that beside node-llama-cpp; memory: what Strata's memory does; graphs: their building; default all
   --pp N         tokens of the prompt; default 512
   --tg N         tokens to generate; default 128
   --reps N       how often each is measured, the median counts; default 5
@@ -50,6 +52,7 @@ interface Measured {
   /** Undefined where it was not wanted. */
   readonly speed: { readonly rows: readonly SpeedRow[]; readonly features: string } | undefined;
   readonly operations: readonly OperationsRow[] | undefined;
+  readonly graphs: readonly GraphMeasurement[] | undefined;
 }
 
 type Settings = ReturnType<typeof readSettings>;
@@ -68,8 +71,8 @@ function readSettings() {
     threads: count("threads"),
   };
   const { only } = values;
-  if (only !== undefined && only !== "speed" && only !== "memory") {
-    throw new Error(`--only is "${only}": give speed or memory`);
+  if (only !== undefined && only !== "speed" && only !== "memory" && only !== "graphs") {
+    throw new Error(`--only is "${only}": give speed, memory or graphs`);
   }
   return { speed, only, models: chooseModels(values.model ?? []), json: values.json, help: values.help };
 }
@@ -79,10 +82,11 @@ function report(line: string): void {
 }
 
 async function measure(settings: Settings): Promise<Measured> {
-  const { only } = settings;
+  const wants = (part: NonNullable<Settings["only"]>): boolean => (settings.only ?? part) === part;
   return {
-    speed: only === "memory" ? undefined : await measureSpeed(settings),
-    operations: only === "speed" ? undefined : await measureMemory(settings),
+    speed: wants("speed") ? await measureSpeed(settings) : undefined,
+    operations: wants("memory") ? await measureMemory(settings) : undefined,
+    graphs: wants("graphs") ? await measureGraphs((name) => report(`graph of ${name}`)) : undefined,
   };
 }
 
@@ -142,7 +146,19 @@ function memoryTable(rows: readonly SpeedRow[]): string {
   );
 }
 
-function documentOf({ speed: settings }: Settings, { speed, operations }: Measured, load: number): object {
+function graphTable(graphs: readonly GraphMeasurement[]): string {
+  return formatTable(
+    [
+      ["graph of 32 layers", "nodes", "first, ms", "later, ms"],
+      ...graphs.map(({ architecture, nodes, first_ms, build_ms }) => [
+        ...[architecture, String(nodes), first_ms.toFixed(2), build_ms.toFixed(2)],
+      ]),
+    ],
+    [1, 2, 3],
+  );
+}
+
+function documentOf({ speed: settings }: Settings, { speed, operations, graphs }: Measured, load: number): object {
   const samples = (value: Samples): object => ({
     samples: value.samples.map(rounded),
     median: rounded(value.median),
@@ -158,14 +174,16 @@ function documentOf({ speed: settings }: Settings, { speed, operations }: Measur
   }));
   const memory = operations?.map((row) => ({ model: row.model, operations: operationsDocument(row.operations) }));
   const { threads } = settings;
-  return { threads, cores: availableParallelism(), load, libllama: speed?.features, models, memory };
+  return { threads, cores: availableParallelism(), load, libllama: speed?.features, models, memory, graphs };
 }
 
-function printTables({ speed: settings }: Settings, { speed, operations }: Measured): void {
+function printTables({ speed: settings }: Settings, { speed, operations, graphs }: Measured): void {
   if (speed !== undefined) {
     process.stdout.write(`\n${speedTable(speed.rows, settings)}\n${memoryTable(speed.rows)}`);
   }
   if (operations !== undefined) process.stdout.write(`\n${operationsTable(operations)}`);
+  if (graphs !== undefined) process.stdout.write(`\n${graphTable(graphs)}`);
+  if (speed === undefined && operations === undefined) return;
   const features = speed === undefined ? "" : ` ${speed.features.trim()}`;
   process.stdout.write(`\nMedian of ${settings.repetitions}, ${settings.threads} threads.${features}\n`);
 }
