@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { NumberArray } from "../model/metadata.ts";
+import { Metadata, type MetadataValue, type NumberArray } from "../model/metadata.ts";
 import { ValueType } from "../native/abi.ts";
 import type { ByteSink } from "./bytes.ts";
 
@@ -32,6 +32,18 @@ export function float32(value: number): TypedNumber {
 /** A value that is written with the type that you name. */
 export function typedNumber(type: NumberType, value: number | bigint): TypedNumber {
   return new TypedNumber(type, value);
+}
+
+/**
+ * Values to be written as a reader of the file would find them.
+ * @param file the file's name, for error sentences
+ */
+export function plainMetadata(file: string, values: GgufMetadata): Metadata {
+  const keys = Object.keys(values).filter((key) => values[key] !== undefined);
+  return new Metadata(file, keys, (key) => {
+    const value = Object.hasOwn(values, key) ? values[key] : undefined;
+    return (value instanceof TypedNumber ? value.value : value) as MetadataValue | undefined;
+  });
 }
 
 /**

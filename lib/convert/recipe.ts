@@ -1,0 +1,134 @@
+import { StrataError } from "../errors.ts";
+import {
+  concatenate,
+  elementsOf,
+  fromNumbers,
+  mapElements,
+  part,
+  reorder,
+  reshape,
+  type LazyTensor,
+} from "./lazy-tensor.ts";
+
+/** How a tensor of a GGUF file is made of tensors of a checkpoint. The functions below make such recipes. */
+export class TensorRecipe {
+  constructor(
+    /** Names in the checkpoint. */
+    readonly sources: readonly string[],
+    /** The tensor from those of `sources`. */
+    readonly make: (inputs: readonly LazyTensor[]) => LazyTensor,
+  ) {}
+}
+
+/** A tensor as the checkpoint has it, by its name there, or a recipe. */
+export type TensorSource = string | TensorRecipe;
+
+/** The recipe of a source. */
+export function recipeOf(source: TensorSource): TensorRecipe {
+  if (typeof source !== "string") return source;
+  return new TensorRecipe([source], ([tensor]) => tensor as LazyTensor);
+}
+
+/**
+ * Rows of queries or keys for rotary embedding of neighbours: the checkpoint rotates entry `i` of a head with entry
+ * `i + dims / 2`, llama.cpp entry `2i` with `2i + 1`. Takes a weight `(heads * headDim, width)` or its bias.
+ * @param dims entries of each head that are rotated: all
+ */
+export function permuteRope(source: TensorSource, heads: number, dims?: number): TensorRecipe {
+  return then(source, (tensor, name) => {
+    const [rows = 0] = tensor.shape;
+    const headDim = rows / heads;
+    const rotated = dims ?? headDim;
+    if (!Number.isInteger(headDim) || rotated % 2 !== 0 || rotated > headDim) {
+      throw unfit(name, tensor, `cannot be ${heads} heads of which ${rotated} entries each are rotated in pairs`);
+    }
+    const row = elementsOf(tensor.shape) / rows;
+    const rowOrder = (i: number): number => (i >= rotated ? i : (i >> 1) + (i % 2) * (rotated / 2));
+    const order = new Uint32Array(headDim * row).map((_, i) => rowOrder(Math.floor(i / row)) * row + (i % row));
+    return reorder(tensor, tensor.shape, headDim * row, order);
+  });
+}
+
+/** `-exp(x)` of each number: decays, which checkpoints keep as the logarithm of their opposite (`A_log`). */
+export function negativeExp(source: TensorSource): TensorRecipe {
+  return mapped(source, (x) => -Math.exp(x));
+}
+
+/** `x + 1` of each number: weights of norms that a checkpoint keeps as their difference from 1. */
+export function plusOne(source: TensorSource): TensorRecipe {
+  return mapped(source, (x) => x + 1);
+}
+
+/** A function of each number. */
+export function mapped(source: TensorSource, change: (value: number) => number): TensorRecipe {
+  return then(source, (tensor) => mapElements(tensor, change));
+}
+
+/** The same numbers in another shape, slowest dimension first. Dimensions of 1 need no recipe. */
+export function reshaped(source: TensorSource, shape: readonly number[]): TensorRecipe {
+  return then(source, (tensor, name) => {
+    if (elementsOf(shape) !== elementsOf(tensor.shape))
+      throw unfit(name, tensor, `cannot become (${shape.join(", ")})`);
+    return reshape(tensor, shape);
+  });
+}
+
+/** The last two dimensions exchanged. */
+export function transposed(source: TensorSource): TensorRecipe {
+  return then(source, (tensor, name) => {
+    const [rows, columns] = tensor.shape.slice(-2);
+    if (rows === undefined || columns === undefined) throw unfit(name, tensor, "has no two dimensions to exchange");
+    const order = new Uint32Array(rows * columns).map((_, i) => (i % rows) * columns + Math.floor(i / rows));
+    return reorder(tensor, [...tensor.shape.slice(0, -2), columns, rows], rows * columns, order);
+  });
+}
+
+/**
+ * One of several equal parts, such as the gate of a fused gate and up: part `index` of `parts`.
+ * @param axis the dimension that is divided, from the last: -2, the rows
+ */
+export function split(source: TensorSource, index: number, parts: number, axis = -2): TensorRecipe {
+  return then(source, (tensor, name) => {
+    const place = tensor.shape.length + axis;
+    const size = tensor.shape[place];
+    if (size === undefined || size % parts !== 0)
+      throw unfit(name, tensor, `has no dimension ${axis} of ${parts} parts`);
+    return part(tensor, index, parts, place);
+  });
+}
+
+/** Tensors of one shape as one, in a new slowest dimension: experts that a checkpoint keeps apart. */
+export function stacked(count: number, source: (index: number) => TensorSource): TensorRecipe {
+  const recipes = Array.from({ length: count }, (_, index) => recipeOf(source(index)));
+  return new TensorRecipe(
+    recipes.flatMap(({ sources }) => sources),
+    (inputs) => {
+      let used = 0;
+      const tensors = recipes.map(({ sources, make }) => make(inputs.slice(used, (used += sources.length))));
+      const names = recipes.flatMap(({ sources }) => sources);
+      const odd = tensors.findIndex(({ shape }) => shape.join() !== tensors[0]?.shape.join());
+      if (odd >= 0) throw unfit(names[odd] ?? "", tensors[odd] as LazyTensor, "has another shape than those beside it");
+      return concatenate(tensors);
+    },
+  );
+}
+
+/** Numbers that the configuration gives and no tensor holds. */
+export function computed(values: ArrayLike<number>): TensorRecipe {
+  return new TensorRecipe([], () => fromNumbers(values));
+}
+
+/** A recipe with its checkpoint's names changed. */
+export function renamed(source: TensorSource, rename: (name: string) => string): TensorRecipe {
+  const { sources, make } = recipeOf(source);
+  return new TensorRecipe(sources.map(rename), make);
+}
+
+function then(source: TensorSource, change: (tensor: LazyTensor, name: string) => LazyTensor): TensorRecipe {
+  const { sources, make } = recipeOf(source);
+  return new TensorRecipe(sources, (inputs) => change(make(inputs), sources[0] ?? "a computed tensor"));
+}
+
+function unfit(name: string, tensor: LazyTensor, problem: string): StrataError {
+  return new StrataError("bad_format", `the tensor "${name}" of shape (${tensor.shape.join(", ")}) ${problem}`);
+}
