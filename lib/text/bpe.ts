@@ -1,172 +1,171 @@
 import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
-import { preTokenizer, splitWords, type PreTokenizer } from "./pre-tokenizer.ts";
-import type { Vocabulary } from "./vocabulary.ts";
+import { PairTable } from "./pair-table.ts";
+import { splitWords, type PreTokenizer } from "./pre-tokenizer.ts";
+import { byteName, type Vocabulary } from "./vocabulary.ts";
 import { WordCache } from "./word-cache.ts";
 
 /** Byte-level BPE spells each byte as one printable character: this is the character code of each byte. */
 export const byteLetters: Uint16Array = makeByteLetters();
 
-/** Byte-level byte-pair encoding: text is cut into words, whose bytes are merged by the file's list of merges. */
+/**
+ * Byte-pair encoding: text is cut into words, whose symbols are merged by the file's list of merges. The symbols of a
+ * byte-level file are bytes, which its tokens spell as letters; those of a raw one are the text's characters.
+ */
 export class BytePairEncoder {
-  readonly preTokenizer: PreTokenizer;
   private readonly merger: WordMerger;
   private readonly words = new WordCache();
 
   constructor(
     metadata: Metadata,
     private readonly vocabulary: Vocabulary,
+    private readonly preTokenizer: PreTokenizer,
   ) {
-    this.preTokenizer = preTokenizer(metadata.file, metadata.string("tokenizer.ggml.pre", "default") || "default");
-    this.merger = new WordMerger(metadata.strings("tokenizer.ggml.merges"), vocabulary);
+    const key = "tokenizer.ggml.merges";
+    const merges = preTokenizer.mergesMayLack ? metadata.strings(key, []) : metadata.strings(key);
+    this.merger = new WordMerger(merges, vocabulary, preTokenizer.raw);
   }
 
   /** Appends the tokens of a text in which no special token is left. None of `without` comes out. */
   encode(text: string, tokens: number[], without: ReadonlySet<number> | undefined): void {
     const encode = (word: string): Int32Array => this.encodeWord(word, without);
-    for (const word of splitWords(text, this.preTokenizer.patterns)) this.words.append(word, tokens, without, encode);
+    const marked = this.preTokenizer.marksSpaces ? text.replaceAll(" ", "\u2581") : text;
+    for (const word of splitWords(marked, this.preTokenizer.cutters)) this.words.append(word, tokens, without, encode);
   }
 
   private encodeWord(word: string, without: ReadonlySet<number> | undefined): Int32Array {
-    const bytes = utf8.encode(word);
-    if (this.preTokenizer.ignoreMerges) {
-      const id = this.vocabulary.ids.get(spell(bytes));
+    const { ignoreMerges, keepsNewlines, raw } = this.preTokenizer;
+    const bytes = raw ? undefined : utf8.encode(word);
+    if (ignoreMerges || (keepsNewlines && word.startsWith("\n"))) {
+      const id = this.vocabulary.ids.get(bytes === undefined ? word : spell(bytes));
       if (id !== undefined && !without?.has(id)) return Int32Array.of(id);
     }
-    return this.merger.merge(bytes, without);
+    return bytes === undefined
+      ? this.merger.mergeLetters(Array.from(word), without)
+      : this.merger.mergeBytes(bytes, without);
   }
 }
 
-/** Merges the bytes of one word. */
+/** Merges the symbols of one word. */
 class WordMerger extends PairMerger {
   /** The symbol of each byte. Symbols that are no tokens have ids from the vocabulary's size on. */
   private readonly symbolOfByte = new Int32Array(256);
   private readonly extraSymbols: string[] = [];
-  private readonly merges: MergeTable;
+  private readonly extraIds = new Map<string, number>();
+  /** The pairs that merge, and of each its rank and what it becomes. */
+  private readonly pairs: PairTable;
+  private readonly ranks: Int32Array;
+  private readonly merged: Int32Array;
   private without: ReadonlySet<number> | undefined;
 
   constructor(
     merges: readonly string[],
     private readonly vocabulary: Vocabulary,
+    private readonly raw: boolean,
   ) {
     super();
-    const extra = new Map<string, number>();
-    const intern = (text: string): number => {
-      const known = vocabulary.ids.get(text) ?? extra.get(text);
-      if (known !== undefined) return known;
-      const id = vocabulary.size + extra.size;
-      extra.set(text, id);
-      this.extraSymbols.push(text);
-      return id;
-    };
-    for (let byte = 0; byte < 256; byte += 1) {
-      this.symbolOfByte[byte] = intern(String.fromCharCode(at(byteLetters, byte)));
+    for (let byte = 0; byte < 256 && !raw; byte += 1) {
+      this.symbolOfByte[byte] = this.intern(String.fromCharCode(at(byteLetters, byte)));
     }
-    this.merges = new MergeTable(merges.length);
+    this.pairs = new PairTable(merges.length);
+    this.ranks = new Int32Array(merges.length);
+    this.merged = new Int32Array(merges.length);
     for (const [rank, merge] of merges.entries()) {
       const space = merge.indexOf(" ", 1);
       if (space < 0) continue;
       const left = merge.slice(0, space);
       const right = merge.slice(space + 1);
-      this.merges.add(intern(left), intern(right), rank, intern(left + right));
+      const known = this.pairs.size;
+      const pair = this.pairs.add(this.intern(left), this.intern(right));
+      // The first merge of a pair counts.
+      if (pair < known) continue;
+      this.ranks[pair] = rank;
+      this.merged[pair] = this.intern(left + right);
     }
   }
 
-  merge(bytes: Uint8Array, without: ReadonlySet<number> | undefined): Int32Array {
-    this.without = without;
+  mergeBytes(bytes: Uint8Array, without: ReadonlySet<number> | undefined): Int32Array {
     this.chain(bytes.length);
-    for (const [index, byte] of bytes.entries()) {
-      this.ids[index] = at(this.symbolOfByte, byte);
-      this.lengths[index] = 1;
+    for (let index = 0; index < bytes.length; index += 1) {
+      this.ids[index] = at(this.symbolOfByte, at(bytes, index));
     }
-    this.mergeAll(bytes.length);
+    return this.merge(bytes.length, without);
+  }
+
+  mergeLetters(letters: readonly string[], without: ReadonlySet<number> | undefined): Int32Array {
+    this.chain(letters.length);
+    for (const [index, letter] of letters.entries()) {
+      const known = this.vocabulary.ids.get(letter) ?? this.extraIds.get(letter);
+      this.ids[index] = known ?? unknownLetters + (letter.codePointAt(0) as number);
+    }
+    return this.merge(letters.length, without);
+  }
+
+  protected consider(left: number, right: number): void {
+    const pair = this.pairs.find(at(this.ids, left), at(this.ids, right));
+    if (pair < 0) return;
+    const result = at(this.merged, pair);
+    if (this.without?.has(result)) return;
+    this.propose(at(this.ranks, pair), left, at(this.lengths, left) + at(this.lengths, right), result);
+  }
+
+  private merge(count: number, without: ReadonlySet<number> | undefined): Int32Array {
+    this.without = without;
+    this.lengths.fill(1, 0, count);
+    this.mergeAll(count);
     const tokens: number[] = [];
-    for (let index = bytes.length === 0 ? -1 : 0; index >= 0; index = at(this.nexts, index)) {
+    for (let index = count === 0 ? -1 : 0; index >= 0; index = at(this.nexts, index)) {
       this.emit(at(this.ids, index), tokens);
     }
     return Int32Array.from(tokens);
   }
 
-  protected consider(left: number, right: number): void {
-    const slot = this.merges.find(at(this.ids, left), at(this.ids, right));
-    if (slot < 0) return;
-    const result = this.merges.result(slot);
-    if (this.without?.has(result)) return;
-    this.propose(this.merges.rank(slot), left, at(this.lengths, left) + at(this.lengths, right), result);
+  private intern(text: string): number {
+    const known = this.vocabulary.ids.get(text) ?? this.extraIds.get(text);
+    if (known !== undefined) return known;
+    const id = this.vocabulary.size + this.extraSymbols.length;
+    this.extraIds.set(text, id);
+    this.extraSymbols.push(text);
+    return id;
   }
 
-  /** A symbol that is no token falls apart into those of its characters that are ASCII and tokens, as in llama.cpp. */
   private emit(symbol: number, tokens: number[]): void {
-    if (symbol < this.vocabulary.size) {
-      if (this.without?.has(symbol)) {
-        throw new StrataError(
-          "invalid_argument",
-          `${this.vocabulary.file}: a byte of the text has no token but "${this.vocabulary.texts[symbol]}", which is special`,
-        );
-      }
-      tokens.push(symbol);
+    if (symbol >= this.vocabulary.size) {
+      this.emitParts(this.textOf(symbol), tokens);
       return;
     }
-    for (const letter of this.extraSymbols[symbol - this.vocabulary.size] ?? "") {
-      const id = letter <= "\x7f" ? this.vocabulary.ids.get(letter) : undefined;
-      if (id !== undefined) tokens.push(id);
+    if (this.without?.has(symbol)) {
+      throw new StrataError(
+        "invalid_argument",
+        `${this.vocabulary.file}: a byte of the text has no token but "${this.vocabulary.texts[symbol]}", which is special`,
+      );
+    }
+    tokens.push(symbol);
+  }
+
+  private textOf(symbol: number): string {
+    if (symbol >= unknownLetters) return String.fromCodePoint(symbol - unknownLetters);
+    return this.extraSymbols[symbol - this.vocabulary.size] as string;
+  }
+
+  /**
+   * A symbol that is no token falls apart as in llama.cpp: a raw one into the tokens of its bytes, another into those
+   * of its characters that are ASCII and tokens. What has no token is lost.
+   */
+  private emitParts(text: string, tokens: number[]): void {
+    const parts = this.raw ? Array.from(utf8.encode(text), byteName) : text.replace(/[^\0-\x7f]/gu, "");
+    for (const part of parts) {
+      const id = this.vocabulary.ids.get(part);
+      if (id !== undefined && !this.without?.has(id)) tokens.push(id);
     }
   }
 }
 
-/** Pairs of symbols to their merge: open addressing in typed arrays, half a million merges are 12 MiB. */
-class MergeTable {
-  private readonly mask: number;
-  private readonly slots: Int32Array;
-  private readonly columns: Int32Array;
-  private count = 0;
-
-  constructor(capacity: number) {
-    const room = 2 ** Math.ceil(Math.log2(Math.max(2, capacity * 2)));
-    this.mask = room - 1;
-    this.slots = new Int32Array(room).fill(-1);
-    this.columns = new Int32Array(4 * capacity);
-  }
-
-  /** Adds a merge. The first of a pair counts. */
-  add(left: number, right: number, rank: number, result: number): void {
-    let slot = hash(left, right) & this.mask;
-    for (; at(this.slots, slot) >= 0; slot = (slot + 1) & this.mask) {
-      if (this.holds(at(this.slots, slot), left, right)) return;
-    }
-    this.slots[slot] = this.count;
-    this.columns.set([left, right, rank, result], 4 * this.count);
-    this.count += 1;
-  }
-
-  /** The merge of a pair, for `rank` and `result`, or -1. */
-  find(left: number, right: number): number {
-    for (let slot = hash(left, right) & this.mask; ; slot = (slot + 1) & this.mask) {
-      const entry = at(this.slots, slot);
-      if (entry < 0 || this.holds(entry, left, right)) return entry;
-    }
-  }
-
-  rank(entry: number): number {
-    return at(this.columns, 4 * entry + 2);
-  }
-
-  result(entry: number): number {
-    return at(this.columns, 4 * entry + 3);
-  }
-
-  private holds(entry: number, left: number, right: number): boolean {
-    return at(this.columns, 4 * entry) === left && at(this.columns, 4 * entry + 1) === right;
-  }
-}
+/** From here on, symbols are code points of letters that neither the tokens nor the merges have. */
+const unknownLetters = 2 ** 30;
 
 const utf8 = new TextEncoder();
-
-function hash(left: number, right: number): number {
-  const mixed = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
-  return mixed ^ (mixed >>> 15);
-}
 
 function spell(bytes: Uint8Array): string {
   let spelled = "";

@@ -1,24 +1,41 @@
 import { byteLetters } from "./bpe.ts";
 import { at } from "./merge.ts";
+import { byteOfName } from "./plamo2.ts";
+import { unescapeBytes } from "./rwkv.ts";
 import { bits, type Vocabulary } from "./vocabulary.ts";
+
+/**
+ * How tokens spell their bytes: one letter a byte, text with U+2581 for a space, text with `\x0A` for what is no
+ * text, or plain text.
+ */
+export type Spelling = "letters" | "underscores" | "escapes" | "plain";
 
 /** The bytes of tokens. Nothing is kept per token: a vocabulary of a quarter million costs no memory here. */
 export class TokenPieces {
-  /** @param spelling how normal tokens spell their bytes: one letter a byte, or text with U+2581 for a space */
   constructor(
     private readonly vocabulary: Vocabulary,
-    private readonly spelling: "letters" | "underscores",
+    private readonly spelling: Spelling,
   ) {}
 
-  /** The bytes that a token stands for, its own text where it is a control token. Unused tokens have none. */
+  /**
+   * The bytes that a token stands for, its own text where it is a control token. Unused tokens have none but where
+   * tokens are plain or escaped text.
+   */
   bytes(id: number): Uint8Array {
     const text = this.vocabulary.texts[id] ?? "";
+    if (this.spelling === "escapes") return unescapeBytes(text);
+    if (this.spelling === "plain") return this.plainBytes(id, text);
     if (this.vocabulary.has(id, bits.unknown | bits.control | bits.userDefined)) return utf8.encode(text);
     if (this.vocabulary.has(id, bits.normal)) {
       return this.spelling === "letters" ? unspell(text) : utf8.encode(text.replaceAll("\u2581", " "));
     }
     if (!this.vocabulary.has(id, bits.byte)) return new Uint8Array(0);
     return Uint8Array.of(Number.parseInt(text.slice(3, 5), 16));
+  }
+
+  private plainBytes(id: number, text: string): Uint8Array {
+    const byte = this.vocabulary.has(id, bits.byte) ? byteOfName(text) : undefined;
+    return byte === undefined ? utf8.encode(text) : Uint8Array.of(byte);
   }
 
   /** Appends the bytes of a token to a buffer. Control tokens have none unless `special`. */

@@ -3,21 +3,33 @@ import { patternView } from "./unicode.ts";
 
 /** How a byte-level BPE file of one `tokenizer.ggml.pre` cuts text into words, and what else the name implies. */
 export interface PreTokenizer {
-  /** Each pattern cuts the pieces that the one before it left; what lies between matches is a piece too. */
-  readonly patterns: readonly RegExp[];
+  /** Each cuts the pieces that the one before it left. */
+  readonly cutters: readonly Cutter[];
   /** A word that is a token is taken whole, whatever the merges say. */
   readonly ignoreMerges: boolean;
   /** Whether a prompt starts with BOS where the file does not say. */
   readonly addBos: boolean;
   /** Whether detokenizing a whole text drops the space before punctuation. */
   readonly cleanUp: boolean;
+  /** Whether tokens are text as it is, not a letter for each of its bytes. */
+  readonly raw: boolean;
+  /** Whether U+2581 stands for a space in the tokens. */
+  readonly marksSpaces: boolean;
+  /** A run of newlines that is a token is taken whole. */
+  readonly keepsNewlines: boolean;
+  /** Whether a prompt starts with BOS even where the file says that it does not. */
+  readonly alwaysBos: boolean;
+  /** Whether the file may lack a list of merges. */
+  readonly mergesMayLack: boolean;
 }
 
-interface Traits {
-  readonly ignoreMerges?: boolean;
-  readonly addBos?: boolean;
-  readonly cleanUp?: boolean;
-}
+/** Cuts a piece around each match of a pattern, or where a function says. */
+export type Cutter = RegExp | Cuts;
+
+/** Calls `cut` with positions inside of a text, from left to right. */
+type Cuts = (text: string, cut: (position: number) => void) => void;
+
+type Traits = Partial<Omit<PreTokenizer, "cutters">>;
 
 // The patterns are the published ones of each model, run over `patternView`'s text, so S is all of its whitespace.
 const S = "\\t-\\r ";
@@ -39,6 +51,24 @@ const lower = "(?:(?=\\p{L})[^A-Z])";
 const upperMark = "(?:(?=[\\p{L}\\p{M}])[^a-z])";
 const lowerMark = "(?:(?=[\\p{L}\\p{M}])[^A-Z])";
 
+/** Words as newer tokenizers of DeepSeek's kind cut them: marks belong to letters, one punctuation mark may lead. */
+const marked = `${asciiPunctuation}[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+`;
+
+/** Letters and marks of any case with a contraction at their end. */
+const anyCase =
+  `[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+(?:${anyCaseContractions})?|DIGITS|` + `${symbols}[\\r\\n/]*|${spaces}`;
+
+/** The blocks that Kimi's tokenizer cuts out as Han. */
+const han =
+  "\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{2a6df}\\u{2a700}-\\u{2ebef}\\u{2f800}-\\u{2fa1f}";
+
+/** Letters of East and South-East Asia that AFMoE's tokenizer keeps together. */
+const asianLetters =
+  "\\u4e00-\\u9fff\\u3400-\\u4dbf\\u8c48-\\ufaff\\u3040-\\u309f\\u30a0-\\u30ff\\uff65-\\uff9f\\u2f00-\\u2fdf\\u0e40-\\u0e7f\\u0e80-\\u0eff\\u1780-\\u17ff\\u1000-\\u109f\\uaa60-\\uaa7f\\ua9e0-\\ua9ff\\uac00-\\ud7af\\u1100-\\u11ff";
+
+/** Runs of whitespace in powers of two, the largest first. */
+const spacesByPowers = [512, 256, 128, 64, 32, 16, 8, 4].map((n) => `[${S}]{${n}}(?![^${S}])`).join("|");
+
 const bloom = " ?[^(\\t-\\r \\|.,!?\\u2026\\u3002\\uff0c\\u3001\\u0964\\u06d4\\u060c\\)]+";
 
 /** Letters with case, as DeepSeek's first tokenizer lists them. */
@@ -55,7 +85,7 @@ const casedLetters =
   "\\uff21-\\uff3a\\uff41-\\uff5a\\u{10400}-\\u{1044f}\\u{104b0}-\\u{104d3}\\u{104d8}-\\u{104fb}" +
   "\\u{10c80}-\\u{10cb2}\\u{10cc0}-\\u{10cf2}\\u{118a0}-\\u{118df}\\u{1e900}-\\u{1e943}";
 
-const table: readonly (readonly [names: string, patterns: readonly string[], traits?: Traits])[] = [
+const table: readonly (readonly [names: string, cutters: readonly (string | Cuts)[], traits?: Traits])[] = [
   ["default", ["[\\p{P}$+<=>\\^~\\|]+", gpt2, "\\p{N}+", "[0-9][0-9][0-9]"]],
   [
     "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt olmo jais exaone4 " +
@@ -139,21 +169,76 @@ const table: readonly (readonly [names: string, patterns: readonly string[], tra
   ],
   [
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
-    [
-      "\\p{N}{1,3}",
-      hanAndKana,
-      `${asciiPunctuation}[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|${spaces}`,
-    ],
+    ["\\p{N}{1,3}", hanAndKana, `${marked}| ?[\\p{P}\\p{S}]+[\\r\\n]*|${spaces}`],
     { cleanUp: false },
   ],
+  [
+    "spark2_5",
+    ["\\p{N}{1,3}", hanAndKana, `${marked}| ?[\\p{P}\\p{S}]+|[\\r\\n]|[${S}]+(?![^${S}])|[${S}]+`, "\\p{N}"],
+    { cleanUp: false },
+  ],
+  [
+    "afmoe",
+    [digitsInThrees, `[${asianLetters}]+`, `${marked}| ?[\\p{P}\\p{S}]+[\\r\\n]*|${spaces}`],
+    { cleanUp: false },
+  ],
+  ["tiny_aya cohere2moe", [digitsInThrees, anyCase.replace("DIGITS", "\\p{N}{1,3}")], { cleanUp: false }],
+  [
+    "youtu",
+    [
+      "[\\uac00-\\ud7a3\\u3131-\\u318e]+|[\\uff01\\u2026\\u201c\\u201d\\u2018\\u2019\\u2014\\uff1a\\uff1b\\uff0c" +
+        "\\u3001-\\u303f\\ufe30-\\ufe4f]+|[\\u3105-\\u312f]+|" +
+        hanAndKana,
+      anyCase.replace("DIGITS", "\\p{N}"),
+    ],
+    { ignoreMerges: true, cleanUp: false },
+  ],
+  [
+    "kimi-k2",
+    [
+      `[${han}]+|[^\\r\\n\\p{L}\\p{N}]?(?:(?![${han}])\\p{L})+(?:${anyCaseContractions})?|\\p{N}{1,3}|` +
+        `${symbols}[\\r\\n]*|${spaces}`,
+    ],
+    { cleanUp: false, mergesMayLack: true },
+  ],
+  [
+    "jais-2",
+    [
+      `${anyCaseContractions}|${word}|\\p{N}{1,3}|${symbols}[\\r\\n]*|[${S}]*[\\r\\n]+|` +
+        `${spacesByPowers}|[${S}]{1,2}(?![^${S}])|[${S}]`,
+    ],
+  ],
+  ["superbpe", ["\\p{N}+", asciiDigitsInThrees], { cleanUp: false }],
+  [
+    "chameleon",
+    ["<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-\\/:-@\\[-`\\{-~]", gpt2],
+    { addBos: true, cleanUp: false },
+  ],
+  [
+    "gemma4 granite-embed-multi-311m",
+    ["[^\\n]+|[\\n]+"],
+    { raw: true, marksSpaces: true, keepsNewlines: true, alwaysBos: true },
+  ],
+  ["sarvam-moe", ["[^\\n]+|[\\n]+"], { raw: true, marksSpaces: true, cleanUp: false }],
   ["bloom gpt3-finnish", [bloom]],
   ["poro-chat", [bloom], { cleanUp: false }],
   ["viking", [bloom, "\\p{N}"], { cleanUp: false }],
 ];
 
 const rows = new Map(
-  table.flatMap(([names, patterns, traits]) => names.split(" ").map((name) => [name, { patterns, traits }] as const)),
+  table.flatMap(([names, cutters, traits]) => names.split(" ").map((name) => [name, { cutters, traits }] as const)),
 );
+
+const usualTraits = {
+  ignoreMerges: false,
+  addBos: false,
+  cleanUp: true,
+  raw: false,
+  marksSpaces: false,
+  keepsNewlines: false,
+  alwaysBos: false,
+  mergesMayLack: false,
+} as const;
 
 /** Names of `tokenizer.ggml.pre` that are known. */
 export const preTokenizerNames: readonly string[] = [...rows.keys()];
@@ -171,30 +256,27 @@ export function preTokenizer(file: string, name: string): PreTokenizer {
     );
   }
   return {
-    patterns: row.patterns.map((pattern) => new RegExp(pattern, "gu")),
-    ignoreMerges: row.traits?.ignoreMerges ?? false,
-    addBos: row.traits?.addBos ?? false,
-    cleanUp: row.traits?.cleanUp ?? true,
+    cutters: row.cutters.map((cutter) => (typeof cutter === "string" ? new RegExp(cutter, "gu") : cutter)),
+    ...usualTraits,
+    ...row.traits,
   };
 }
 
 /** Cuts a text into words. Joined, they are the text. */
-export function splitWords(text: string, patterns: readonly RegExp[]): string[] {
+export function splitWords(text: string, cutters: readonly Cutter[]): string[] {
   const view = patternView(text);
   let ends = [view.length];
-  for (const pattern of patterns) {
+  for (const cutter of cutters) {
     const finer: number[] = [];
     let start = 0;
+    const cut = (position: number): void => {
+      if (start + position > (finer.at(-1) ?? 0)) finer.push(start + position);
+    };
     for (const end of ends) {
-      // A piece is matched alone: a pattern must not look beyond it.
+      // A piece is cut alone: a pattern must not look beyond it.
       const piece = start === 0 && end === view.length ? view : view.slice(start, end);
-      for (const match of piece.matchAll(pattern)) {
-        const from = start + match.index;
-        const to = from + match[0].length;
-        if (from > (finer.at(-1) ?? 0)) finer.push(from);
-        if (to > (finer.at(-1) ?? 0)) finer.push(to);
-      }
-      if (end > (finer.at(-1) ?? 0)) finer.push(end);
+      cutPiece(piece, cutter, cut);
+      cut(piece.length);
       start = end;
     }
     ends = finer;
@@ -205,6 +287,39 @@ export function splitWords(text: string, patterns: readonly RegExp[]): string[] 
     start = end;
     return piece;
   });
+}
+
+function cutPiece(piece: string, cutter: Cutter, cut: (position: number) => void): void {
+  if (typeof cutter === "function") {
+    cutter(piece, cut);
+    return;
+  }
+  for (const match of piece.matchAll(cutter)) {
+    cut(match.index);
+    cut(match.index + match[0].length);
+  }
+}
+
+/** Cuts a run of digits so that threes are left at its end. What is before the run stays with its first digits. */
+function digitsInThrees(text: string, cut: (position: number) => void): void {
+  for (const run of text.matchAll(/\p{N}+/gu)) {
+    let position = run.index;
+    let left = Array.from(run[0]).length;
+    for (const digit of run[0]) {
+      position += digit.length;
+      left -= 1;
+      if (left % 3 === 0) cut(position);
+    }
+  }
+}
+
+/** The same for runs of ASCII digits, but a run whose length is a multiple of three is cut from what is before it. */
+function asciiDigitsInThrees(text: string, cut: (position: number) => void): void {
+  for (const run of text.matchAll(/[0-9]+/g)) {
+    for (let left = run[0].length; left > 0; left -= 1) {
+      if (left % 3 === 0) cut(run.index + run[0].length - left);
+    }
+  }
 }
 
 function modern(endings: string, letters: string, digits: string, others: string): string {

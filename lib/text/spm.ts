@@ -1,7 +1,7 @@
 import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
-import { tooShort, type Vocabulary } from "./vocabulary.ts";
+import { byteName, tooShort, type Vocabulary } from "./vocabulary.ts";
 import { WordCache } from "./word-cache.ts";
 
 /** SentencePiece-style merging: neighbouring pieces whose union is a token merge, the best score first. */
@@ -27,8 +27,9 @@ export class SentencePieceEncoder extends PairMerger {
     this.joinsSpace = findSpaceJoiners(vocabulary.texts);
   }
 
-  /** Appends the tokens of a text whose spaces are already U+2581. None of `without` comes out. */
-  encode(text: string, tokens: number[], without: ReadonlySet<number> | undefined): void {
+  /** Appends the tokens of a text in which no special token is left. None of `without` comes out. */
+  encode(given: string, tokens: number[], without: ReadonlySet<number> | undefined): void {
+    const text = given.replaceAll(" ", "\u2581");
     this.without = without;
     let start = 0;
     for (let space = text.indexOf("\u2581", 1); space >= 0; space = text.indexOf("\u2581", space + 1)) {
@@ -78,7 +79,7 @@ export class SentencePieceEncoder extends PairMerger {
 
   private byteToken(byte: number): number {
     const { ids } = this.vocabulary;
-    const name = `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+    const name = byteName(byte);
     const id = ids.get(name) ?? (byte < 0x80 ? ids.get(String.fromCharCode(byte)) : undefined);
     if (id !== undefined) return id;
     throw new StrataError(

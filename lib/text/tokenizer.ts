@@ -1,10 +1,9 @@
 import { StrataError } from "../errors.ts";
 import type { Metadata } from "../model/metadata.ts";
-import { BytePairEncoder } from "./bpe.ts";
 import { ByteBuffer, cleanUpSpaces, decodeUtf8, StreamDecoder, TokenPieces } from "./decode.ts";
+import { tokenizerModels, type Encoder, type TokenizerKind, type TokenizerParts } from "./kinds.ts";
 import { SpecialTokens, type Fragment } from "./partition.ts";
-import { SentencePieceEncoder } from "./spm.ts";
-import { bits, Vocabulary, type TokenAttribute } from "./vocabulary.ts";
+import { bits, type TokenAttribute, type Vocabulary } from "./vocabulary.ts";
 
 export interface EncodeOptions {
   /** Whether the text of special tokens in `text` becomes those tokens. Otherwise it is text like any other: false. */
@@ -30,8 +29,7 @@ export interface DecodeOptions {
 
 /** Text to token ids and back, exactly as llama.cpp does it for the same file. */
 export interface Tokenizer {
-  /** SentencePiece-style (`spm`) or byte-level byte-pair encoding (`bpe`). */
-  readonly kind: "spm" | "bpe";
+  readonly kind: TokenizerKind;
   readonly vocabularySize: number;
   readonly bos: number | undefined;
   readonly eos: number | undefined;
@@ -72,8 +70,8 @@ export interface Tokenizer {
  */
 export function createTokenizer(metadata: Metadata): Tokenizer {
   const model = metadata.string("tokenizer.ggml.model", "none");
-  if (model === "llama") return new GgufTokenizer(metadata, "spm");
-  if (model === "gpt2") return new GgufTokenizer(metadata, "bpe");
+  const open = tokenizerModels.get(model);
+  if (open !== undefined) return new GgufTokenizer(metadata, open(metadata));
   if (model === "none" || model === "no_vocab") {
     throw new StrataError(
       "unsupported",
@@ -82,18 +80,12 @@ export function createTokenizer(metadata: Metadata): Tokenizer {
   }
   throw new StrataError(
     "unsupported",
-    `${metadata.file}: the tokenizer "${model}" (tokenizer.ggml.model) is not known, known are "llama" and "gpt2"`,
+    `${metadata.file}: the tokenizer "${model}" (tokenizer.ggml.model) is not known, known are ${[...tokenizerModels.keys()].join(", ")}`,
   );
 }
 
-/** Default ids where a file names none, as llama.cpp has them. */
-const defaultIds = {
-  spm: { bos: 1, eos: 2, unk: 0 },
-  bpe: { bos: 11, eos: 11 },
-  bpeWithoutBos: { eos: 11 },
-} as const;
-
 class GgufTokenizer implements Tokenizer {
+  readonly kind: TokenizerKind;
   readonly vocabularySize: number;
   readonly bos: number | undefined;
   readonly eos: number | undefined;
@@ -105,38 +97,30 @@ class GgufTokenizer implements Tokenizer {
   readonly specialTokens: ReadonlySet<number>;
   private readonly vocabulary: Vocabulary;
   private readonly pieces: TokenPieces;
-  private readonly encoder: BytePairEncoder | SentencePieceEncoder;
+  private readonly encoder: Encoder;
   private readonly addSpacePrefix: boolean;
   private readonly cleanUp: boolean;
   private readonly userDefined: SpecialTokens;
   private readonly control: SpecialTokens;
   private readonly allSpecial: SpecialTokens;
 
-  constructor(
-    metadata: Metadata,
-    readonly kind: "spm" | "bpe",
-  ) {
-    const isGlm = ["glm4", "chatglm-bpe"].includes(metadata.string("tokenizer.ggml.pre", ""));
-    const vocabulary = new Vocabulary(metadata, defaultIds[kind === "bpe" && isGlm ? "bpeWithoutBos" : kind]);
+  constructor(metadata: Metadata, parts: TokenizerParts) {
+    const { vocabulary } = parts;
+    this.kind = parts.kind;
     this.vocabulary = vocabulary;
+    this.encoder = parts.encoder;
+    this.cleanUp = parts.cleanUp;
     this.vocabularySize = vocabulary.size;
     this.bos = vocabulary.bos;
     this.eos = vocabulary.eos;
     this.eot = vocabulary.eot;
     this.pad = vocabulary.pad;
     this.unk = vocabulary.unk;
-    if (kind === "spm") {
-      this.encoder = new SentencePieceEncoder(metadata, vocabulary);
-      this.cleanUp = false;
-    } else {
-      this.encoder = new BytePairEncoder(metadata, vocabulary);
-      this.cleanUp = this.encoder.preTokenizer.cleanUp;
-    }
-    const addsBos = this.encoder instanceof SentencePieceEncoder || this.encoder.preTokenizer.addBos;
-    this.addBos = metadata.boolean("tokenizer.ggml.add_bos_token", addsBos) && this.bos !== undefined;
+    const asked = metadata.boolean("tokenizer.ggml.add_bos_token", parts.addBos !== false);
+    this.addBos = (asked || parts.addBos === "always") && this.bos !== undefined;
     this.addEos = metadata.boolean("tokenizer.ggml.add_eos_token", false) && this.eos !== undefined;
-    this.addSpacePrefix = metadata.boolean("tokenizer.ggml.add_space_prefix", kind === "spm");
-    this.pieces = new TokenPieces(vocabulary, kind === "spm" ? "underscores" : "letters");
+    this.addSpacePrefix = metadata.boolean("tokenizer.ggml.add_space_prefix", parts.addSpacePrefix);
+    this.pieces = new TokenPieces(vocabulary, parts.spelling);
     const isControl = (id: number): boolean => vocabulary.has(id, bits.control | bits.unknown);
     const isUserDefined = (id: number): boolean => vocabulary.has(id, bits.userDefined);
     this.userDefined = new SpecialTokens(vocabulary, (id) => isUserDefined(id) && !isControl(id));
@@ -210,12 +194,8 @@ class GgufTokenizer implements Tokenizer {
       tokens.push(fragment);
       return false;
     }
-    if (this.kind === "bpe") {
-      this.encoder.encode(fragment, tokens, without);
-    } else {
-      const prefix = this.addSpacePrefix && !afterText ? " " : "";
-      this.encoder.encode((prefix + fragment).replaceAll(" ", "\u2581"), tokens, without);
-    }
+    const prefix = this.kind === "spm" && this.addSpacePrefix && !afterText ? " " : "";
+    this.encoder.encode(prefix + fragment, tokens, without);
     return true;
   }
 

@@ -116,6 +116,7 @@ export interface DefaultIds {
   readonly bos?: number;
   readonly eos?: number;
   readonly unk?: number;
+  readonly pad?: number;
 }
 
 /** A file's tokens: texts, ids, properties, and which of them have a role. The rules are llama.cpp's. */
@@ -145,7 +146,7 @@ export class Vocabulary {
     this.bos = this.role("tokenizer.ggml.bos_token_id", defaults.bos);
     this.eos = this.role("tokenizer.ggml.eos_token_id", defaults.eos);
     this.unk = this.role("tokenizer.ggml.unknown_token_id", defaults.unk);
-    this.pad = this.role("tokenizer.ggml.padding_token_id", undefined);
+    this.pad = this.role("tokenizer.ggml.padding_token_id", defaults.pad);
     this.eot = this.role("tokenizer.ggml.eot_token_id", undefined) ?? this.controlByText(endOfTurnTexts);
     this.eom = this.role("tokenizer.ggml.eom_token_id", undefined) ?? this.controlByText(["<|eom_id|>"]);
     this.markFillTokens();
@@ -293,4 +294,9 @@ export function tooShort(metadata: Metadata, key: string, length: number, count:
     "bad_format",
     `${metadata.file}: "${key}" has ${length} elements, expected one for each of the ${count} tokens`,
   );
+}
+
+/** How a file spells the token of a byte, where tokens are text: `<0x0A>`. */
+export function byteName(byte: number): string {
+  return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 }

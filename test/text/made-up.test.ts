@@ -1,65 +1,17 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
 import { preTokenizer, preTokenizerNames } from "../../lib/text/pre-tokenizer.ts";
-import { Peer } from "../peer/peer.ts";
-import { openModelFile } from "../../lib/model/file.ts";
-import { randomNumbers, variedLines } from "./lines.ts";
+import { randomNumbers } from "./lines.ts";
+import { MadeUp, madeUpLines } from "./made-up.ts";
 import { modelFiles, openText } from "./models.ts";
-import { writeVocabularyFile, type HeaderValue } from "./vocabulary-file.ts";
-
-// Vocabularies that no model here has, written to files that libllama reads too.
-
-const lineCount = process.env["STRATA_SOAK"] === "1" ? 5_000 : 200;
-const seed = Number(process.env["STRATA_SEED"] ?? Date.now() % 1_000_000);
+import type { HeaderValue } from "./vocabulary-file.ts";
 
 setDefaultTimeout(120_000);
 
-let peer: Peer;
-let folder: string;
+let madeUp: MadeUp;
 beforeAll(() => {
-  console.log(`made-up vocabularies: ${lineCount} lines each, STRATA_SEED=${seed}`);
-  peer = new Peer();
-  folder = mkdtempSync(join(tmpdir(), "strata-text-"));
+  madeUp = new MadeUp();
 });
-afterAll(async () => {
-  await peer[Symbol.asyncDispose]();
-  rmSync(folder, { recursive: true });
-});
-
-function openTokenizer(file: string): Tokenizer {
-  using opened = openModelFile(file);
-  return createTokenizer(opened.metadata);
-}
-
-async function compare(name: string, values: ReadonlyMap<string, HeaderValue>, count = lineCount): Promise<void> {
-  const file = join(folder, `${name}.gguf`);
-  writeVocabularyFile(file, values);
-  const tokenizer = openTokenizer(file);
-  const specials = Array.from(tokenizer.specialTokens, (id) => tokenizer.tokenText(id));
-  const lines = variedLines(count, seed, [...specials, "<b>", "</s>"]);
-  for (const special of [false, true]) {
-    const theirs = await peer.tokenize(file, lines, special);
-    const texts = await peer.detokenize(file, theirs, special);
-    for (const [index, line] of lines.entries()) {
-      const ids = theirs[index] as number[];
-      const tokens = tokenizer.encode(line, { special, bos: false, eos: false });
-      if (!Bun.deepEquals(tokens, ids))
-        expect({ name, line, special, tokens }).toEqual({ name, line, special, tokens: ids });
-      expect(tokenizer.decode(ids, { special })).toBe(texts[index] as string);
-    }
-  }
-  const theirs = await peer.vocabulary(file);
-  const { ends } = await peer.attributes(file, tokenizer.vocabularySize);
-  expect({ bos: tokenizer.bos ?? null, eos: tokenizer.eos ?? null, addBos: tokenizer.addBos }).toEqual({
-    bos: theirs.bos,
-    eos: theirs.eos,
-    addBos: theirs.addBos,
-  });
-  for (const id of ends) expect(tokenizer.isEndOfGeneration(id)).toBeTrue();
-}
+afterAll(() => madeUp[Symbol.asyncDispose]());
 
 /** The tokenizer of tiny-hybrid with another pre-tokenizer, and special tokens of several kinds. */
 function byteLevel(changes: Readonly<Record<string, HeaderValue>>): Map<string, HeaderValue> {
@@ -92,28 +44,28 @@ function withTokens(
 
 /** Names that cut alike are compared on fewer lines, but for the first. */
 const firstOfKind = new Set(
-  Map.groupBy(preTokenizerNames, (name) => preTokenizer("", name).patterns.map(String).join("\n"))
+  Map.groupBy(preTokenizerNames, (name) => preTokenizer("", name).cutters.map(String).join("\n"))
     .values()
     .map((names) => names[0]),
 );
 
 describe("byte-level files", () => {
   test.each(preTokenizerNames.map((name) => [name]))("are cut by %s as libllama cuts them", async (name) => {
-    const lines = firstOfKind.has(name) ? lineCount : lineCount / 10;
-    await compare(`pre-${name}`, byteLevel({ "tokenizer.ggml.pre": name }), lines);
+    const lines = firstOfKind.has(name) ? madeUpLines : madeUpLines / 10;
+    await madeUp.compare(`pre-${name}`, byteLevel({ "tokenizer.ggml.pre": name }), lines);
   });
 
   test("of the Phi-3 family lose the whitespace after special tokens", async () => {
     const values = byteLevel({ "general.name": "My Phi-3 mini", "tokenizer.ggml.pre": "gpt-2" });
-    await compare("phi", withTokens(values, ["<unk>", "<s>", "</s>", "<|endoftext|>"], 3));
+    await madeUp.compare("phi", withTokens(values, ["<unk>", "<s>", "</s>", "<|endoftext|>"], 3));
   });
 
   test("with a mask token lose the whitespace before it", async () => {
-    await compare("mask", withTokens(byteLevel({ "tokenizer.ggml.pre": "jina-v2-de" }), ["<mask>"], 3));
+    await madeUp.compare("mask", withTokens(byteLevel({ "tokenizer.ggml.pre": "jina-v2-de" }), ["<mask>"], 3));
   });
 
   test("may name no pre-tokenizer", async () => {
-    await compare("none", byteLevel({}));
+    await madeUp.compare("none", byteLevel({}));
   });
 
   test("that lack merges' results and bytes fall back as libllama does", async () => {
@@ -121,7 +73,7 @@ describe("byte-level files", () => {
     const values = byteLevel({ "tokenizer.ggml.pre": "llama-bpe" });
     const texts = values.get("tokenizer.ggml.tokens") as readonly string[];
     const kept = texts.map((text, id) => (id > 3 && random() < 0.2 ? `gone ${id}` : text));
-    await compare("gaps", values.set("tokenizer.ggml.tokens", kept));
+    await madeUp.compare("gaps", values.set("tokenizer.ggml.tokens", kept));
   });
 });
 
@@ -162,18 +114,16 @@ function pieces(changes: Readonly<Record<string, HeaderValue>>): Map<string, Hea
 
 describe("SentencePiece files", () => {
   test("put a space before text unless told not to", async () => {
-    await compare("prefix", pieces({}));
-    await compare("no-prefix", pieces({ "tokenizer.ggml.add_space_prefix": false }));
+    await madeUp.compare("prefix", pieces({}));
+    await madeUp.compare("no-prefix", pieces({ "tokenizer.ggml.add_space_prefix": false }));
   });
 
   test("may name other special tokens", async () => {
-    await compare("named", pieces({ "tokenizer.ggml.bos_token_id": 259, "tokenizer.ggml.eos_token_id": 260 }));
+    await madeUp.compare("named", pieces({ "tokenizer.ggml.bos_token_id": 259, "tokenizer.ggml.eos_token_id": 260 }));
   });
 
   test("give none of the tokens that are ruled out, even where letters merge to one", () => {
-    const file = join(folder, "ruled-out.gguf");
-    writeVocabularyFile(file, pieces({ "tokenizer.ggml.add_space_prefix": false }));
-    const tokenizer = openTokenizer(file);
+    const { tokenizer } = madeUp.open("ruled-out", pieces({ "tokenizer.ggml.add_space_prefix": false }));
     const end = tokenizer.tokenId("</s>") as number;
     expect(tokenizer.encode("</s>", { bos: false })).toEqual([end]);
     const without = tokenizer.encode("</s>", { bos: false, without: tokenizer.specialTokens });
@@ -183,13 +133,10 @@ describe("SentencePiece files", () => {
 });
 
 describe("files that cannot be used", () => {
-  const create = (changes: Readonly<Record<string, HeaderValue>>): (() => unknown) => {
-    const file = join(folder, "bad.gguf");
-    return () => {
-      writeVocabularyFile(file, byteLevel(changes));
-      return openTokenizer(file);
-    };
-  };
+  const create =
+    (changes: Readonly<Record<string, HeaderValue>>): (() => unknown) =>
+    () =>
+      madeUp.open("bad", byteLevel(changes));
 
   test("an unknown pre-tokenizer is named, with those that are known", () => {
     const attempt = create({ "tokenizer.ggml.pre": "no-such" });
@@ -210,10 +157,8 @@ describe("files that cannot be used", () => {
   });
 
   test("a token that a file does not name cannot be added", () => {
-    const file = join(folder, "no-bos.gguf");
     const values = byteLevel({ "tokenizer.ggml.pre": "glm4" });
     values.delete("tokenizer.ggml.bos_token_id");
-    writeVocabularyFile(file, values);
-    expect(() => openTokenizer(file).encode("a", { bos: true })).toThrow(/names no bos token/);
+    expect(() => madeUp.open("no-bos", values).tokenizer.encode("a", { bos: true })).toThrow(/names no bos token/);
   });
 });
