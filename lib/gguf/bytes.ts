@@ -9,7 +9,9 @@ export class ByteSink {
   }
 
   uint32(value: number): void {
-    this.view.setUint32(this.room(4), value, true);
+    // Making room may replace the view.
+    const at = this.room(4);
+    this.view.setUint32(at, value, true);
   }
 
   /** A whole number up to 2^53. */

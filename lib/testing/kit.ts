@@ -1,0 +1,81 @@
+import type { Architecture } from "../model/architecture.ts";
+import type { Check, CheckResult } from "./check.ts";
+import { declaration, graph, missingWeights, repeatable, use } from "./declaration-checks.ts";
+import type { WeightNumbers } from "./made-model.ts";
+import { plan, poison, properties } from "./memory-checks.ts";
+import { referenceCheck } from "./reference-checks.ts";
+import type { Reference } from "./reference.ts";
+import { copies, files, replays, rollbacks, snapshots } from "./resume-checks.ts";
+import { batches, causal, chunks, cleared, models, neighbours, numbers, wanted } from "./step-checks.ts";
+import { Subject } from "./subject.ts";
+
+export interface CheckOptions {
+  /**
+   * A model file of the architecture. Left out: a tiny model is made, with the metadata of the architecture's `example` (or
+   * what usual keys are usually worth) and random weights.
+   */
+  readonly model?: string | undefined;
+  /** What logits should be. Left out: they are compared with each other only. */
+  readonly reference?: Reference | undefined;
+  /** Numbers for weights of a model that is made, where random ones would not do: a decay of an unusual name, say. */
+  readonly weights?: WeightNumbers | undefined;
+  /** Largest normalised mean squared error. Default: 1e-8 where all weights are f32, otherwise 1e-4. */
+  readonly tolerance?: number | undefined;
+  /** Called before each check with its name. */
+  readonly onCheck?: ((name: string) => void) | undefined;
+}
+
+/** What the kit found. */
+export interface CheckReport {
+  /** The architecture's name. */
+  readonly architecture: string;
+  /** The model file, or null where one was made. */
+  readonly model: string | null;
+  /** Whether no check failed. */
+  readonly passed: boolean;
+  readonly checks: readonly CheckResult[];
+}
+
+/** Without these the others have nothing to run. */
+export const firstChecks: readonly Check[] = [declaration, graph];
+
+/** The others, from what explains most to what is seen at the end. */
+export function furtherChecks(reference: Reference | undefined): readonly Check[] {
+  return [
+    ...[missingWeights, use, repeatable, numbers, causal, wanted],
+    ...[chunks, neighbours, batches, cleared, models],
+    ...[snapshots, copies, files, rollbacks, replays],
+    ...[poison, plan, properties],
+    referenceCheck(reference),
+  ];
+}
+
+/**
+ * Checks an architecture: that a token's logits depend on the tokens before it and on nothing else, however they are computed
+ * and resumed, that memories are what is declared, and that logits are a reference's. Every check is run, and none throws.
+ */
+export async function checkArchitecture(architecture: Architecture, options: CheckOptions = {}): Promise<CheckReport> {
+  const { reference, onCheck, ...own } = options;
+  using subject = new Subject(architecture, own);
+  const checks: CheckResult[] = [];
+  let failed: string | undefined;
+  for (const check of firstChecks) {
+    onCheck?.(check.name);
+    if (failed !== undefined) checks.push(skipped(check, failed));
+    else {
+      const result = await check.run(subject);
+      checks.push(result);
+      if (result.outcome === "failed") failed = check.name;
+    }
+  }
+  for (const check of furtherChecks(reference)) {
+    if (failed === undefined) onCheck?.(check.name);
+    checks.push(failed === undefined ? await check.run(subject) : skipped(check, failed));
+  }
+  const passed = checks.every(({ outcome }) => outcome !== "failed");
+  return { architecture: subject.name, model: options.model ?? null, passed, checks };
+}
+
+function skipped({ name }: Check, failed: string): CheckResult {
+  return { name, outcome: "skipped", message: `not run, since the check "${failed}" failed` };
+}

@@ -1,0 +1,169 @@
+/** What a plugin's graph function does, written down: which operations it calls, on what. */
+import { Tensor, Weight } from "../graph/tensor.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { LayerHandles, MemoryHandle } from "../graph/memory.ts";
+import type { Architecture } from "../model/architecture.ts";
+
+/** One call of a method of `Graph`. */
+export interface Call {
+  readonly method: string;
+  /** The layer being built, where the plugin walks them by `g.layers`. */
+  readonly layer: number | undefined;
+  /** The call with its arguments: tensors by their number in this record, weights and memories by name. */
+  readonly text: string;
+  /** The number of the tensor that it gave, as in `text`. */
+  readonly result: string | undefined;
+  /** The memory it is about, and what of it is touched. */
+  readonly memory?: { readonly handle: MemoryHandle; readonly state: string | undefined; readonly stores: boolean };
+}
+
+/** The building of one graph. */
+export interface Recording {
+  readonly rows: number;
+  readonly outputs: number;
+  readonly calls: readonly Call[];
+  /** Names of the weights that some operation took. */
+  readonly weights: ReadonlySet<string>;
+  /** Names of the weights that the plugin was given. */
+  readonly given: ReadonlySet<string>;
+  readonly memories: readonly LayerHandles[];
+  /** Calls that were given a tensor that this graph did not make. */
+  readonly foreign: readonly Call[];
+}
+
+/** An architecture whose graphs are written down as they are built. */
+export interface RecordedArchitecture {
+  readonly architecture: Architecture;
+  readonly recordings: readonly Recording[];
+}
+
+/** The same architecture, in place of any other of its names, with every graph's building recorded. */
+export function recordGraphs(architecture: Architecture): RecordedArchitecture {
+  const recordings: Recording[] = [];
+  return {
+    recordings,
+    architecture: {
+      ...architecture,
+      replaces: true,
+      read(metadata) {
+        const read = architecture.read(metadata);
+        return {
+          ...read,
+          graph(g, weights, memories) {
+            const recorder = new Recorder(g, weightNames(weights), memories);
+            // Before it is built, so that one that throws is kept too.
+            recordings.push(recorder);
+            return read.graph(recorder.graph, weights, memories);
+          },
+        };
+      },
+    },
+  };
+}
+
+function weightNames(tree: unknown): Set<string> {
+  if (tree instanceof Weight) return new Set([tree.name]);
+  if (typeof tree !== "object" || tree === null) return new Set();
+  return new Set(Object.values(tree).flatMap((branch) => [...weightNames(branch)]));
+}
+
+class Recorder implements Recording {
+  readonly rows: number;
+  readonly outputs: number;
+  readonly calls: Call[] = [];
+  readonly foreign: Call[] = [];
+  readonly weights = new Set<string>();
+  /** Looks like the graph, and writes down what is called. */
+  readonly graph: Graph;
+  private layer: number | undefined;
+  private readonly numbers = new Map<Tensor, number>();
+
+  constructor(
+    g: Graph,
+    readonly given: ReadonlySet<string>,
+    readonly memories: readonly LayerHandles[],
+  ) {
+    this.rows = g.rows;
+    this.outputs = g.outputs;
+    this.graph = new Proxy(g, {
+      get: (target, property): unknown => {
+        const value: unknown = Reflect.get(target, property);
+        if (typeof value !== "function" || typeof property !== "string") return value;
+        if (property === "layers") return (...args: Parameters<Graph["layers"]>) => this.walk(target.layers(...args));
+        return (...args: unknown[]): unknown => this.call(property, args, value.bind(target) as AnyFunction);
+      },
+    });
+  }
+
+  private *walk<T extends { readonly index: number }>(layers: Iterable<T>): Generator<T> {
+    for (const layer of layers) {
+      this.layer = layer.index;
+      yield layer;
+    }
+    this.layer = undefined;
+  }
+
+  private call(method: string, args: readonly unknown[], run: AnyFunction): unknown {
+    let isForeign = false;
+    const show = (value: unknown): string => {
+      if (value instanceof Tensor) {
+        const number = this.numbers.get(value);
+        isForeign ||= number === undefined;
+        return number === undefined ? "a tensor of another graph" : `t${number}`;
+      }
+      if (value instanceof Weight) {
+        this.weights.add(value.name);
+        return value.name;
+      }
+      if (isHandle(value)) return `${value.layer}.${value.name}`;
+      if (typeof value !== "object" || value === null) return String(value);
+      const parts = Object.entries(value).filter(([, part]) => part !== undefined);
+      return `{${parts.map(([key, part]) => `${key}: ${show(part)}`).join(", ")}}`;
+    };
+    const text = `${method}(${args.map(show).join(", ")})`;
+    const [handle, ...others] = args;
+    const options = others.at(-1);
+    const tensor = run(...args);
+    if (tensor instanceof Tensor && !this.numbers.has(tensor)) this.numbers.set(tensor, this.numbers.size);
+    const call: Call = {
+      ...{ method, layer: this.layer, text },
+      result: tensor instanceof Tensor ? `t${this.numbers.get(tensor)}` : undefined,
+      ...(isHandle(handle) ? { memory: { handle, state: stateOf(options), stores: storesIn(options) } } : {}),
+    };
+    this.calls.push(call);
+    if (isForeign) this.foreign.push(call);
+    return tensor;
+  }
+}
+
+type AnyFunction = (...args: readonly unknown[]) => unknown;
+
+function isHandle(value: unknown): value is MemoryHandle {
+  return typeof value === "object" && value !== null && "record" in value && "isShared" in value;
+}
+
+function stateOf(options: unknown): string | undefined {
+  if (typeof options !== "object" || options === null || !("state" in options)) return undefined;
+  return typeof options.state === "string" ? options.state : undefined;
+}
+
+function storesIn(options: unknown): boolean {
+  if (typeof options !== "object" || options === null) return false;
+  return "state" in options || ("keys" in options && options.keys !== undefined);
+}
+
+/** Where the building of two graphs parts, leaving out the sizes that follow from rows; undefined where nowhere. */
+export function firstDivergence(
+  a: Recording,
+  b: Recording,
+  part: (call: Call) => string,
+): [string, string] | undefined {
+  const count = Math.max(a.calls.length, b.calls.length);
+  for (let i = 0; i < count; i += 1) {
+    const [one, other] = [a.calls[i], b.calls[i]];
+    if (one === undefined || other === undefined || part(one) !== part(other)) {
+      return [one?.text ?? "nothing more", other?.text ?? "nothing more"];
+    }
+  }
+  return undefined;
+}
