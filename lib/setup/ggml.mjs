@@ -29,6 +29,28 @@ export function ggmlIsUnpacked({ ggml }) {
 /** @param {Paths} paths */
 export async function unpackGgml(paths) {
   const { commit, version } = ggmlManifest;
+  await withSourceTree(paths, ggmlManifest.paths, (tree) => {
+    const source = join(tree, "ggml");
+    const found = versionOf(readFileSync(join(source, "CMakeLists.txt"), "utf8"));
+    if (found !== version) {
+      throw new SetupError(
+        `The unpacked ggml is version ${found}, and ggml/manifest.json wants ${version}: correct it.`,
+      );
+    }
+    renameSync(join(tree, "LICENSE"), join(source, "LICENSE"));
+    writeStamp(join(source, stampName), { source: sourceKey(), version, commit });
+    replaceFolder(source, paths.ggml);
+  });
+}
+
+/**
+ * Checks parts of the bundle's tree out, which is llama.cpp's.
+ *
+ * @param {Paths} paths
+ * @param {readonly string[]} wanted git's patterns of paths
+ * @param {(tree: string) => void} take moves what it wants to keep: the folder goes afterwards
+ */
+export async function withSourceTree(paths, wanted, take) {
   const bundle = join(paths.modules, ggmlManifest.package, ggmlManifest.bundle);
   await checkBundle(bundle);
   const folder = join(paths.cache, `tmp-ggml-${process.pid}`);
@@ -47,15 +69,9 @@ export async function unpackGgml(paths) {
     });
   await git("init", "--quiet", "--bare", repository);
   await git("--git-dir", repository, "fetch", "--quiet", "--no-tags", bundle, "HEAD");
-  await git("--git-dir", repository, "--work-tree", tree, "checkout", "--quiet", commit, "--", ...ggmlManifest.paths);
-  const source = join(tree, "ggml");
-  const found = versionOf(readFileSync(join(source, "CMakeLists.txt"), "utf8"));
-  if (found !== version) {
-    throw new SetupError(`The unpacked ggml is version ${found}, and ggml/manifest.json wants ${version}: correct it.`);
-  }
-  renameSync(join(tree, "LICENSE"), join(source, "LICENSE"));
-  writeStamp(join(source, stampName), { source: sourceKey(), version, commit });
-  replaceFolder(source, paths.ggml);
+  const { commit } = ggmlManifest;
+  await git("--git-dir", repository, "--work-tree", tree, "checkout", "--quiet", commit, "--", ...wanted);
+  take(tree);
   rmSync(folder, { recursive: true, force: true });
 }
 

@@ -269,8 +269,12 @@ export function splitWords(text: string, cutters: readonly Cutter[]): string[] {
   for (const cutter of cutters) {
     const finer: number[] = [];
     let start = 0;
+    let last = 0;
     const cut = (position: number): void => {
-      if (start + position > (finer.at(-1) ?? 0)) finer.push(start + position);
+      const end = start + position;
+      if (end <= last) return;
+      finer.push(end);
+      last = end;
     };
     for (const end of ends) {
       // A piece is cut alone: a pattern must not look beyond it.

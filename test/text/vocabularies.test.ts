@@ -1,0 +1,101 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { tokenizerModels } from "../../lib/text/kinds.ts";
+import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
+import { openModelFile } from "../../lib/model/file.ts";
+import { Peer } from "../peer/peer.ts";
+import { variedLines } from "./lines.ts";
+import { llamaFiles } from "./llama-files.ts";
+import { madeUpLines, madeUpSeed } from "./made-up.ts";
+
+// The vocabularies of released models that llama.cpp keeps for its own tests, with the tokens that each model's own
+// tokenizer makes of some texts.
+
+setDefaultTimeout(120_000);
+
+const folder = await llamaFiles();
+const files = readdirSync(folder);
+
+interface Found {
+  readonly file: string;
+  readonly model: string;
+}
+
+function find(name: string): Found {
+  const file = join(folder, name);
+  using opened = openModelFile(file);
+  return { file, model: opened.metadata.string("tokenizer.ggml.model") };
+}
+
+const found = new Map(
+  files
+    .filter((name) => name.endsWith(".gguf"))
+    .map((name) => [/^ggml-vocab-(.*)\.gguf$/.exec(name)?.[1] ?? "", find(name)]),
+);
+const known = [...found].filter(([, { model }]) => tokenizerModels.has(model));
+
+function open(file: string): Tokenizer {
+  using opened = openModelFile(file);
+  return createTokenizer(opened.metadata);
+}
+
+/** The texts of an `.inp` file with the tokens of the `.out` file beside it. */
+function readCases(file: string): { text: string; ids: number[] }[] {
+  const texts = readFileSync(`${file}.inp`, "utf8").split("\n__ggml_vocab_test__\n");
+  const lines = readFileSync(`${file}.out`, "utf8").replace(/\n$/, "").split("\n");
+  // The last separator may have nothing after it.
+  if (texts.length === lines.length + 1 && texts.at(-1) === "") texts.pop();
+  expect(texts).toHaveLength(lines.length);
+  const idsOf = (line: string): number[] => (line.trim() === "" ? [] : line.trim().split(" ").map(Number));
+  return texts.map((text, index) => ({ text, ids: idsOf(lines[index] ?? "") }));
+}
+
+test("the files are all but those of kinds that are refused", () => {
+  const names = known.map(([name]) => name);
+  expect([...found.keys()].filter((name) => !names.includes(name)).sort()).toEqual(["bert-bge", "nomic-bert-moe"]);
+  expect(known.length).toBeGreaterThanOrEqual(17);
+});
+
+describe("the vocabulary of", () => {
+  const withCases = known.filter(([, { file }]) => files.includes(`${file.slice(folder.length + 1)}.inp`));
+  expect(withCases.length).toBeGreaterThanOrEqual(14);
+
+  test.each(withCases)("%s gives the model's own tokens", (_name, { file }) => {
+    const tokenizer = open(file);
+    const cases = readCases(file);
+    expect(cases.length).toBeGreaterThanOrEqual(40);
+    for (const { text, ids } of cases) {
+      expect({ text, ids: tokenizer.encode(text, { bos: false, eos: false }) }).toEqual({ text, ids });
+    }
+  });
+});
+
+describe("libllama agrees on the vocabulary of", () => {
+  let peer: Peer;
+  beforeAll(() => {
+    console.log(`llama.cpp's vocabularies: ${madeUpLines} lines each, STRATA_SEED=${madeUpSeed}`);
+    peer = new Peer();
+  });
+  afterAll(() => peer[Symbol.asyncDispose]());
+
+  test.each(known)("%s", async (_name, { file }) => {
+    const tokenizer = open(file);
+    const specials = Array.from(tokenizer.specialTokens, (id) => tokenizer.tokenText(id)).slice(0, 50);
+    const lines = variedLines(madeUpLines, madeUpSeed, [...specials, "</s>", "<|im_end|>"]);
+    for (const special of [false, true]) {
+      const theirs = await peer.tokenize(file, lines, special);
+      const texts = await peer.detokenize(file, theirs, special);
+      for (const [index, text] of lines.entries()) {
+        const ids = theirs[index] as number[];
+        const ours = tokenizer.encode(text, { special, bos: false, eos: false });
+        if (!Bun.deepEquals(ours, ids)) expect({ text, special, ids: ours }).toEqual({ text, special, ids });
+        expect(tokenizer.decode(ids, { special })).toBe(texts[index] as string);
+      }
+    }
+    const { ends } = await peer.attributes(file, tokenizer.vocabularySize);
+    const ids = Array.from({ length: tokenizer.vocabularySize }, (_, id) => id);
+    expect(ids.filter((id) => tokenizer.isEndOfGeneration(id))).toEqual([...ends]);
+    await peer.unload(file);
+  });
+});
