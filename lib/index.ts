@@ -2,7 +2,16 @@
  * Strata: language models whose layers keep different kinds of memory. `loadModel` for users, `defineArchitecture` and
  * the graph's blocks for authors of plugins.
  */
+export * from "./convert/index.ts";
 export { StrataError, type ErrorCode } from "./errors.ts";
+export {
+  float32,
+  typedNumber,
+  TypedNumber,
+  type GgufMetadata,
+  type GgufValue,
+  type WrittenType,
+} from "./gguf/index.ts";
 export * from "./graph/index.ts";
 export * from "./memory/index.ts";
 export {

@@ -1,22 +1,35 @@
 import {
   attention,
+  attentionTensors,
+  blockTensors,
+  commonMetadata,
   defineArchitecture,
   experts,
+  float32,
   gatedMlp,
   layerCount,
-  mamba2Mixer,
   mamba2Memory,
+  mamba2Mixer,
+  mamba2Tensors,
   matrix,
   mixtureOfExperts,
+  mlpTensors,
   optional,
   perLayer,
+  refuseTimeStepLimit,
+  ropeMetadata,
   ropeScale,
   selfAttention,
   share,
+  split,
+  supportsOnly,
   table,
   vector,
   vocabularySize,
+  type GgufMetadata,
+  type HuggingFaceConfig,
   type Metadata,
+  type TensorTable,
 } from "ggstrata";
 
 /**
@@ -47,12 +60,17 @@ export const granitehybrid = defineArchitecture({
       mlp:
         c.experts === 0
           ? { dense: mlpWeights(c, i, "", c.hidden) }
-          : { moe: moeWeights(c, i), shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined },
+          : {
+              moe: moeWeights(c, i),
+              shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
+            },
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = c.hasRope ? ({ mode: "normal", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const) : undefined;
+    const rope = c.hasRope
+      ? ({ mode: "normal", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const)
+      : undefined;
     let x = g.scale(g.getRows(w.embedding, g.tokens()), c.embeddingScale);
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer, mlp } = layer;
@@ -60,7 +78,12 @@ export const granitehybrid = defineArchitecture({
       let mixed =
         mixer.ssm !== undefined
           ? mamba2Mixer(g, normed, mixer.ssm, { ...c, memory: memory.ssm })
-          : selfAttention(g, normed, mixer.attn, { memory: memory.attn, heads: c.attentionHeads, scale: c.attentionScale, rope });
+          : selfAttention(g, normed, mixer.attn, {
+              memory: memory.attn,
+              heads: c.attentionHeads,
+              scale: c.attentionScale,
+              rope,
+            });
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, g.scale(mixed, c.residualScale));
       const hidden = g.rmsNorm(x, c.eps, layer.mlpNorm);
@@ -70,6 +93,25 @@ export const granitehybrid = defineArchitecture({
     }
     return g.scale(g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm)), 1 / c.logitScale);
   },
+
+  huggingFace: [
+    {
+      architectures: ["GraniteMoeHybridForCausalLM"],
+      metadata: (c) => ({ ...checkpointMetadata(c), ...graniteMetadata(c) }),
+      tensors: (c) => ({
+        "output_norm.weight": "model.norm.weight",
+        ...checkpointTensors(c, { "ffn_norm.weight": "post_attention_layernorm.weight", ...graniteMlpTensors(c) }),
+      }),
+    },
+    {
+      architectures: ["BambaForCausalLM"],
+      metadata: (c) => ({ ...checkpointMetadata(c), "granitehybrid.rope.scaling.finetuned": true }),
+      tensors: (c) => ({
+        "output_norm.weight": "model.final_layernorm.weight",
+        ...checkpointTensors(c, { "ffn_norm.weight": "pre_ff_layernorm.weight", ...mlpTensors("feed_forward") }),
+      }),
+    },
+  ],
 });
 
 type Config = ReturnType<typeof readConfig>;
@@ -158,5 +200,90 @@ function moeWeights(c: Config, i: number) {
     gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.hidden, c.experts]),
     up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.hidden, c.experts]),
     down: experts(`blk.${i}.ffn_down_exps.weight`, [c.hidden, c.width, c.experts]),
+  };
+}
+
+/** What both checkpoints say of their layers and heads. Granite rotates whole heads, where it does, and Bamba half of each. */
+function checkpointShape(c: HuggingFaceConfig) {
+  const types = c.strings("layer_types", undefined) ?? c.strings("layers_block_type", undefined);
+  const indices = types === undefined ? Array.from(c.numbers("attn_layer_indices")) : [];
+  const heads = c.count("num_attention_heads");
+  const headDim = share(c, "heads", c.count("hidden_size"), heads);
+  const part = c.strings("architectures").includes("BambaForCausalLM") ? 0.5 : 1;
+  const rotated =
+    c.number("rope_parameters.partial_rotary_factor", undefined) ?? c.number("partial_rotary_factor", part);
+  return {
+    layers: c.count("num_hidden_layers"),
+    isAttention: (i: number) => (types === undefined ? indices.includes(i) : types[i] === "attention"),
+    heads,
+    kvHeads: c.count("num_key_value_heads", heads),
+    dims: c.count("attn_rotary_emb", Math.floor(headDim * rotated)),
+    inner: c.count("mamba_expand") * c.count("hidden_size"),
+    groups: c.count("mamba_n_groups"),
+  };
+}
+
+function checkpointMetadata(c: HuggingFaceConfig): GgufMetadata {
+  supportsOnly(c, "hidden_act", "silu");
+  refuseTimeStepLimit(c);
+  const { layers, isAttention, kvHeads, dims, inner, groups } = checkpointShape(c);
+  return {
+    ...commonMetadata(c, "granitehybrid"),
+    ...ropeMetadata(c, "granitehybrid"),
+    "granitehybrid.attention.head_count_kv": Int32Array.from({ length: layers }, (_, i) =>
+      isAttention(i) ? kvHeads : 0,
+    ),
+    "granitehybrid.rope.dimension_count": dims,
+    "granitehybrid.ssm.conv_kernel": c.count("mamba_d_conv"),
+    "granitehybrid.ssm.state_size": c.count("mamba_d_state"),
+    "granitehybrid.ssm.group_count": groups,
+    "granitehybrid.ssm.inner_size": inner,
+    "granitehybrid.ssm.time_step_rank": c.count("mamba_n_heads"),
+  };
+}
+
+function graniteMetadata(c: HuggingFaceConfig): GgufMetadata {
+  const experts = c.count("num_local_experts", 0);
+  const shared = c.count("shared_intermediate_size");
+  const hasRope = c.string("position_embedding_type", "nope") === "rope";
+  return {
+    "granitehybrid.context_length": hasRope ? c.count("max_position_embeddings") : 2 ** 20,
+    "granitehybrid.feed_forward_length": experts === 0 ? shared : c.count("intermediate_size"),
+    "granitehybrid.expert_count": experts,
+    "granitehybrid.expert_used_count": experts === 0 ? 0 : c.count("num_experts_per_tok"),
+    "granitehybrid.expert_shared_feed_forward_length": shared,
+    "granitehybrid.rope.scaling.finetuned": hasRope,
+    "granitehybrid.attention.scale": float32(c.number("attention_multiplier")),
+    "granitehybrid.embedding_scale": float32(c.number("embedding_multiplier")),
+    "granitehybrid.residual_scale": float32(c.number("residual_multiplier")),
+    "granitehybrid.logit_scale": float32(c.number("logits_scaling")),
+  };
+}
+
+function checkpointTensors(c: HuggingFaceConfig, mlp: TensorTable): TensorTable {
+  const shape = checkpointShape(c);
+  return {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    ...blockTensors(shape.layers, "model.layers", (i) => ({
+      "attn_norm.weight": "input_layernorm.weight",
+      ...(shape.isAttention(i) ? attentionTensors("self_attn", shape) : mamba2Tensors("mamba", shape)),
+      ...mlp,
+    })),
+  };
+}
+
+function graniteMlpTensors(c: HuggingFaceConfig): TensorTable {
+  const hasExperts = c.count("num_local_experts", 0) > 0;
+  const suffix = hasExperts ? "_shexp" : "";
+  const [shared, experts] = ["shared_mlp.input_linear.weight", "block_sparse_moe.input_linear.weight"];
+  return {
+    [`ffn_gate${suffix}.weight`]: split(shared, 0, 2),
+    [`ffn_up${suffix}.weight`]: split(shared, 1, 2),
+    [`ffn_down${suffix}.weight`]: "shared_mlp.output_linear.weight",
+    "ffn_gate_inp.weight": hasExperts ? "block_sparse_moe.router.layer.weight" : undefined,
+    "ffn_gate_exps.weight": hasExperts ? split(experts, 0, 2) : undefined,
+    "ffn_up_exps.weight": hasExperts ? split(experts, 1, 2) : undefined,
+    "ffn_down_exps.weight": hasExperts ? "block_sparse_moe.output_linear.weight" : undefined,
   };
 }

@@ -1,16 +1,24 @@
 import {
   attention,
+  attentionTensors,
+  blockTensors,
+  commonMetadata,
   defineArchitecture,
   gatedMlp,
   layerCount,
   matrix,
+  mlpTensors,
   optional,
+  ropeFactors,
+  ropeMetadata,
   ropeScale,
   selfAttention,
   share,
+  supportsOnly,
   table,
   vector,
   vocabularySize,
+  type HuggingFaceConfig,
 } from "ggstrata";
 
 /** Llama and its kin (arXiv:2302.13971): full attention with rotary embedding, gated MLP, RMS norms. */
@@ -67,7 +75,13 @@ export const llama = defineArchitecture({
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = { mode: "normal", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale, factors: w.ropeFactors } as const;
+    const rope = {
+      mode: "normal",
+      dims: c.ropeDims,
+      base: c.ropeBase,
+      scale: c.ropeScale,
+      factors: w.ropeFactors,
+    } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const normed = g.rmsNorm(x, c.eps, layer.norm);
@@ -78,4 +92,34 @@ export const llama = defineArchitecture({
     }
     return g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
   },
+
+  huggingFace: {
+    architectures: ["LlamaForCausalLM"],
+    metadata: (c) => {
+      supportsOnly(c, "hidden_act", "silu");
+      return {
+        ...commonMetadata(c, "llama"),
+        ...ropeMetadata(c, "llama", true),
+        "llama.rope.dimension_count": checkpointHeads(c).headDim,
+      };
+    },
+    tensors: (c) => ({
+      "token_embd.weight": "model.embed_tokens.weight",
+      "output_norm.weight": "model.norm.weight",
+      "output.weight": "lm_head.weight",
+      "rope_freqs.weight": ropeFactors(c, checkpointHeads(c).headDim),
+      ...blockTensors(c.count("num_hidden_layers"), "model.layers", () => ({
+        "attn_norm.weight": "input_layernorm.weight",
+        ...attentionTensors("self_attn", checkpointHeads(c)),
+        "ffn_norm.weight": "post_attention_layernorm.weight",
+        ...mlpTensors("mlp"),
+      })),
+    }),
+  },
 });
+
+function checkpointHeads(c: HuggingFaceConfig) {
+  const heads = c.count("num_attention_heads");
+  const headDim = c.count("head_dim", undefined) ?? share(c, "heads", c.count("hidden_size"), heads);
+  return { heads, kvHeads: c.count("num_key_value_heads", heads), headDim };
+}

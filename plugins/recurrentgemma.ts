@@ -1,22 +1,36 @@
 import {
   attention,
+  attentionTensors,
+  blockTensors,
+  commonMetadata,
   defineArchitecture,
+  float32,
   geluTanh,
   griffinMemory,
   griffinMixer,
   layerCount,
   linear,
+  linearTensors,
+  mapped,
   matrix,
   optional,
   perLayer,
+  plusOne,
+  reshaped,
+  ropeMetadata,
   ropeScale,
+  roundToBf16,
   selfAttention,
   sequenceStarts,
   share,
+  supportsOnly,
   table,
+  transposed,
   vector,
   vocabularySize,
+  type HuggingFaceConfig,
   type Metadata,
+  type TensorTable,
 } from "ggstrata";
 
 /**
@@ -79,6 +93,26 @@ export const recurrentgemma = defineArchitecture({
     }
     const logits = g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
     return c.softcap === 0 ? logits : g.scale(g.unary(g.scale(logits, 1 / c.softcap), "tanh"), c.softcap);
+  },
+
+  huggingFace: {
+    architectures: ["RecurrentGemmaForCausalLM"],
+    metadata: checkpointMetadata,
+    tensors: (c) => ({
+      "token_embd.weight": "model.embed_tokens.weight",
+      "output_norm.weight": plusOne("model.final_norm.weight"),
+      "output.weight": "lm_head.weight",
+      ...blockTensors(c.count("num_hidden_layers"), "model.layers", (i) => ({
+        "attn_norm.weight": plusOne("temporal_pre_norm.weight"),
+        ...(isAttention(c, i) ? attentionTensors("temporal_block") : recurrentTensors("temporal_block", channels(c))),
+        "ffn_norm.weight": plusOne("channel_pre_norm.weight"),
+        ...linearTensors({
+          ffn_gate: "mlp_block.gate_proj",
+          ffn_up: "mlp_block.up_proj",
+          ffn_down: "mlp_block.down_proj",
+        }),
+      })),
+    }),
   },
 });
 
@@ -145,5 +179,59 @@ function attentionWeights(c: Config, i: number, kvHeads: number) {
     vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.headDim])),
     output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.headDim, c.width]),
     outputBias: vector(`blk.${i}.attn_output.bias`, [c.width]),
+  };
+}
+
+function checkpointMetadata(c: HuggingFaceConfig) {
+  supportsOnly(c, "hidden_activation", "gelu_pytorch_tanh");
+  const key = (name: string) => `recurrentgemma.${name}`;
+  const layers = c.count("num_hidden_layers");
+  const width = c.count("hidden_size");
+  const heads = c.count("num_attention_heads");
+  const headDim = c.count("head_dim", undefined) ?? share(c, "heads", width, heads);
+  const rotated =
+    c.number("rope_parameters.partial_rotary_factor", undefined) ?? c.number("partial_rotary_factor", 0.5);
+  const kvHeads = c.count("num_key_value_heads", heads);
+  return {
+    ...commonMetadata(c, "recurrentgemma"),
+    ...ropeMetadata(c, "recurrentgemma"),
+    [key("context_length")]: c.count("max_position_embeddings", 8192),
+    [key("feed_forward_length")]: share(c, "intermediate_size", c.count("intermediate_size"), 2),
+    [key("attention.head_count_kv")]: Int32Array.from({ length: layers }, (_, i) => (isAttention(c, i) ? kvHeads : 0)),
+    [key("attention.key_length")]: headDim,
+    [key("attention.value_length")]: headDim,
+    [key("attention.sliding_window")]: c.count("attention_window_size"),
+    [key("rope.dimension_count")]: Math.floor(headDim * rotated),
+    [key("final_logit_softcapping")]: float32(c.number("logits_soft_cap")),
+    [key("embedding_scale")]: float32(roundToBf16(Math.sqrt(width))),
+    [key("ssm.conv_kernel")]: c.count("conv1d_width"),
+    [key("ssm.inner_size")]: channels(c),
+    [key("ssm.group_count")]: heads,
+  };
+}
+
+function isAttention(c: HuggingFaceConfig, i: number): boolean {
+  const types = c.strings("block_types");
+  return types[i % types.length] === "attention";
+}
+
+function channels(c: HuggingFaceConfig): number {
+  return c.count("lru_width", c.count("hidden_size"));
+}
+
+function recurrentTensors(module: string, width: number): TensorTable {
+  const softplus = (x: number) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+  return {
+    ...linearTensors({
+      ssm_in: `${module}.linear_x`,
+      attn_gate: `${module}.linear_y`,
+      ssm_out: `${module}.linear_out`,
+    }),
+    ...linearTensors({ ssm_conv1d: `${module}.conv_1d` }),
+    "ssm_input_gate.weight": transposed(`${module}.rg_lru.input_gate_weight`),
+    "ssm_input_gate.bias": reshaped(`${module}.rg_lru.input_gate_bias`, [width]),
+    "ssm_recurrence_gate.weight": transposed(`${module}.rg_lru.recurrent_gate_weight`),
+    "ssm_recurrence_gate.bias": reshaped(`${module}.rg_lru.recurrent_gate_bias`, [width]),
+    ssm_a: mapped(`${module}.rg_lru.recurrent_param`, (x) => -8 * softplus(x)),
   };
 }

@@ -33,10 +33,38 @@ export function mapElements(tensor: LazyTensor, change: (value: number) => numbe
 }
 
 /**
- * Reorders blocks of `block` elements: element `i` of a block is element `source(i)` of the same block before. Blocks
- * are read whole.
+ * Exchanges rows within each block of `rows` rows: row `i` of a block is row `source(i)` of the same block before.
+ * Blocks are read whole.
  */
-export function reorder(tensor: LazyTensor, shape: readonly number[], block: number, order: Uint32Array): LazyTensor {
+export function reorderRows(tensor: LazyTensor, rows: number, source: (row: number) => number): LazyTensor {
+  const width = elementsOf(tensor.shape.slice(1));
+  return inBlocks(tensor, tensor.shape, rows * width, (from, to) => {
+    for (let row = 0; row < rows; row += 1) {
+      const start = source(row) * width;
+      to.set(from.subarray(start, start + width), row * width);
+    }
+  });
+}
+
+/** The last two dimensions exchanged; each matrix is read whole. */
+export function transpose(tensor: LazyTensor): LazyTensor {
+  const [rows = 1, columns = 1] = tensor.shape.slice(-2);
+  const shape = [...tensor.shape.slice(0, -2), columns, rows];
+  return inBlocks(tensor, shape, rows * columns, (from, to) => {
+    for (let row = 0; row < rows; row += 1) {
+      for (let column = 0; column < columns; column += 1)
+        to[column * rows + row] = from[row * columns + column] as number;
+    }
+  });
+}
+
+/** Blocks of `block` elements, each computed from the same block before. */
+function inBlocks(
+  tensor: LazyTensor,
+  shape: readonly number[],
+  block: number,
+  change: (from: Float32Array, to: Float32Array) => void,
+): LazyTensor {
   return {
     shape,
     grain: block,
@@ -44,13 +72,11 @@ export function reorder(tensor: LazyTensor, shape: readonly number[], block: num
       const first = Math.floor(start / block) * block;
       const end = Math.ceil((start + count) / block) * block;
       const source = await tensor.read(first, end - first);
-      const values = new Float32Array(count);
-      for (let i = 0; i < count; i += 1) {
-        const place = start + i - first;
-        const inBlock = place % block;
-        values[i] = source[place - inBlock + (order[inBlock] as number)] as number;
+      const values = new Float32Array(end - first);
+      for (let at = 0; at < values.length; at += block) {
+        change(source.subarray(at, at + block), values.subarray(at, at + block));
       }
-      return values;
+      return values.length === count ? values : values.slice(start - first, start - first + count);
     },
   };
 }

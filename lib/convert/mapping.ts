@@ -44,12 +44,3 @@ export function blockTensors(count: number, prefix: string, table: (index: numbe
   });
   return Object.assign({}, ...blocks) as TensorTable;
 }
-
-/** Weights and biases under other names: each pair is a GGUF name and the checkpoint's, without `.weight` and `.bias`. */
-export function linearTensors(names: Readonly<Record<string, string>>): TensorTable {
-  const entries = Object.entries(names).flatMap(([name, from]) => [
-    [`${name}.weight`, `${from}.weight`] as const,
-    [`${name}.bias`, `${from}.bias`] as const,
-  ]);
-  return Object.fromEntries(entries);
-}

@@ -5,8 +5,9 @@ import {
   fromNumbers,
   mapElements,
   part,
-  reorder,
+  reorderRows,
   reshape,
+  transpose,
   type LazyTensor,
 } from "./lazy-tensor.ts";
 
@@ -42,10 +43,8 @@ export function permuteRope(source: TensorSource, heads: number, dims?: number):
     if (!Number.isInteger(headDim) || rotated % 2 !== 0 || rotated > headDim) {
       throw unfit(name, tensor, `cannot be ${heads} heads of which ${rotated} entries each are rotated in pairs`);
     }
-    const row = elementsOf(tensor.shape) / rows;
-    const rowOrder = (i: number): number => (i >= rotated ? i : (i >> 1) + (i % 2) * (rotated / 2));
-    const order = new Uint32Array(headDim * row).map((_, i) => rowOrder(Math.floor(i / row)) * row + (i % row));
-    return reorder(tensor, tensor.shape, headDim * row, order);
+    const source = (row: number): number => (row >= rotated ? row : (row >> 1) + (row % 2) * (rotated / 2));
+    return reorderRows(tensor, headDim, source);
   });
 }
 
@@ -76,10 +75,8 @@ export function reshaped(source: TensorSource, shape: readonly number[]): Tensor
 /** The last two dimensions exchanged. */
 export function transposed(source: TensorSource): TensorRecipe {
   return then(source, (tensor, name) => {
-    const [rows, columns] = tensor.shape.slice(-2);
-    if (rows === undefined || columns === undefined) throw unfit(name, tensor, "has no two dimensions to exchange");
-    const order = new Uint32Array(rows * columns).map((_, i) => (i % rows) * columns + Math.floor(i / rows));
-    return reorder(tensor, [...tensor.shape.slice(0, -2), columns, rows], rows * columns, order);
+    if (tensor.shape.length < 2) throw unfit(name, tensor, "has no two dimensions to exchange");
+    return transpose(tensor);
   });
 }
 

@@ -1,3 +1,4 @@
+import type { HuggingFaceMapping } from "../convert/mapping.ts";
 import { StrataError } from "../errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { LayerHandles } from "../graph/memory.ts";
@@ -33,6 +34,8 @@ export interface ArchitectureDefinition<C extends BaseConfig, M extends LayerMem
   readonly replaces?: true;
   /** Metadata of a tiny model, for tests that make one with random weights. */
   readonly example?: ExampleMetadata;
+  /** How Hugging Face checkpoints become files of this architecture, for `strata convert`; one mapping or several. */
+  readonly huggingFace?: HuggingFaceMapping | readonly HuggingFaceMapping[];
   /** Reads the configuration; `Metadata` throws on missing and odd values. */
   config(metadata: Metadata): C;
   /** What each layer remembers, by name. */
@@ -49,6 +52,7 @@ export interface Architecture {
   readonly names: readonly string[];
   readonly replaces?: boolean;
   readonly example?: ExampleMetadata | undefined;
+  readonly huggingFace?: readonly HuggingFaceMapping[];
   /** Reads a file's metadata; the result answers for the other parts. */
   read(metadata: Metadata): ReadArchitecture;
 }
@@ -69,13 +73,14 @@ export interface ReadArchitecture {
 export function defineArchitecture<C extends BaseConfig, M extends LayerMemory, W extends WeightTree>(
   definition: ArchitectureDefinition<C, M, W>,
 ): Architecture {
-  const { names, replaces = false, example } = definition;
+  const { names, replaces = false, example, huggingFace = [] } = definition;
   checkApiVersion(names, definition.apiVersion);
   return {
     apiVersion: definition.apiVersion,
     names,
     replaces,
     example,
+    huggingFace: [huggingFace].flat(),
     read(metadata) {
       const config = definition.config(metadata);
       return {
