@@ -1,8 +1,10 @@
 //! State cells of recurrent layers. A sequence's newest state is one cell; a step reads it and writes another, and
-//! success switches the sequence over. A cell is never written while anyone owns it, so sharing one needs no copy.
+//! success switches the sequence over. A cell is never written while anyone else owns it, so sharing one needs no copy.
 //!
 //! To take tokens back, a pool keeps either the states before each of them, or an older state (the base) and what the
-//! tokens since then put in (the log), from which the state at any of them is computed again.
+//! tokens since then put in (the log), from which the state at any of them is computed again. Since that also brings
+//! back the state before a step that failed, such a pool's steps write the cell that they read. The cell which that
+//! spares holds the state that will be the next base, so that decoding on computes nothing twice.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -45,6 +47,8 @@ pub const RecurrentPool = struct {
         kept: std.ArrayList(Kept) = .empty,
         /// The state from which the log goes on; null cell = zeros.
         base: ?Kept = null,
+        /// A state after it, which becomes the base when it is as old as tokens can be taken back.
+        next_base: ?Kept = null,
         /// The cell before the newest one, which tests bring back to see that it is noticed.
         previous: ?Block = null,
     };
@@ -163,12 +167,16 @@ pub const RecurrentPool = struct {
                 }
                 pool.release(kept.cell);
             },
-            .log => if (h.base.?.end == p0) {
-                h.cell = pool.retained(h.base.?.cell);
-            } else {
-                h.pending = true;
+            .log => {
+                if (h.next_base) |next| if (next.end > p0) pool.forget_next_base(h);
+                const base = latest_base(h);
+                if (base.end == p0) h.cell = pool.retained(base.cell) else h.pending = true;
             },
         }
+    }
+
+    fn latest_base(h: *const Holder) Kept {
+        return h.next_base orelse h.base.?;
     }
 
     fn release(pool: *RecurrentPool, cell: ?Block) void {
@@ -193,6 +201,18 @@ pub const RecurrentPool = struct {
         h.kept.clearRetainingCapacity();
         if (h.base) |base| pool.release(base.cell);
         h.base = null;
+        pool.forget_next_base(h);
+    }
+
+    fn forget_next_base(pool: *RecurrentPool, h: *Holder) void {
+        if (h.next_base) |next| pool.release(next.cell);
+        h.next_base = null;
+    }
+
+    fn move_to_next_base(pool: *RecurrentPool, h: *Holder) void {
+        pool.release(h.base.?.cell);
+        h.base = h.next_base;
+        h.next_base = null;
     }
 
     /// Makes `destination`, which is empty, stand for what `source` stands for, by sharing its cells. What can be taken
@@ -209,6 +229,7 @@ pub const RecurrentPool = struct {
             try to.kept.ensureTotalCapacity(pool.gpa, from.kept.items.len);
             for (from.kept.items) |kept| to.kept.appendAssumeCapacity(.{ .cell = pool.retained(kept.cell), .end = kept.end });
             if (from.base) |base| to.base = .{ .cell = pool.retained(base.cell), .end = base.end };
+            if (from.next_base) |next| to.next_base = .{ .cell = pool.retained(next.cell), .end = next.end };
             to.pending = from.pending;
         }
         to.cell = pool.retained(from.cell);
@@ -283,20 +304,29 @@ pub const RecurrentPool = struct {
         try out.ensureUnusedCapacity(gpa, 2 * runs.len);
         for (runs) |run| {
             const h = &pool.holders[run.sequence];
+            const is_left_behind = pool.leaves_base_behind(h, run);
+            // Its cell is where the base moves to.
+            if (is_left_behind) pool.forget_next_base(h);
             if (h.pending) pool.replay_live(run.sequence, out);
-            const base = h.base orelse continue;
-            const rollback: i32 = @intCast(pool.config.rollback);
-            const count: i32 = @intCast(@min(run.count, 1 << 28));
-            if (h.end - base.end + count <= 2 * rollback or count >= rollback) continue;
+            if (!is_left_behind) continue;
+            const base = h.base.?;
             const cell = pool.cells.take(null) orelse continue;
             out.appendAssumeCapacity(.{
                 .sequence = run.sequence,
                 .read_cell = if (base.cell) |from| @intCast(from) else -1,
                 .write_cell = cell,
                 .from = base.end,
-                .to = h.end - rollback,
+                .to = h.end - @as(i32, @intCast(pool.config.rollback)),
             });
         }
+    }
+
+    /// Whether the log has no room for a run, and would not start anew with it.
+    fn leaves_base_behind(pool: *const RecurrentPool, h: *const Holder, run: Run) bool {
+        const base = h.base orelse return false;
+        if (run.count >= pool.config.rollback) return false;
+        const end = h.end + @as(i32, @intCast(run.count));
+        return !pool.fits_log(base, end) and !pool.can_move_base(h, end);
     }
 
     /// The pending state of one holder, if it is.
@@ -306,9 +336,19 @@ pub const RecurrentPool = struct {
         pool.replay_live(holder, out);
     }
 
+    fn fits_log(pool: *const RecurrentPool, base: Kept, end: i32) bool {
+        return end - base.end <= 2 * @as(i32, @intCast(pool.config.rollback));
+    }
+
+    /// Whether the log can go on from the next base up to `end`, and as many tokens as ever can then be taken back.
+    fn can_move_base(pool: *const RecurrentPool, h: *const Holder, end: i32) bool {
+        const next = h.next_base orelse return false;
+        return pool.fits_log(next, end) and end - next.end >= pool.config.rollback;
+    }
+
     fn replay_live(pool: *RecurrentPool, holder: u32, out: *std.ArrayList(Replay)) void {
         const h = &pool.holders[holder];
-        const base = h.base.?;
+        const base = latest_base(h);
         // A pending sequence has given its own cell back.
         const cell = pool.cells.take(null).?;
         out.appendAssumeCapacity(.{
@@ -354,10 +394,19 @@ pub const RecurrentPool = struct {
         /// The states that the segments leave, in their order.
         cuts: std.ArrayList(Cut) = .empty,
         logs: std.ArrayList(LogRun) = .empty,
-        /// Of each run, where its log goes on from if it starts anew.
-        bases: std.ArrayList(?i32) = .empty,
+        courses: std.ArrayList(Course) = .empty,
 
         const Cut = struct { run: u32, end: i32, cell: Block };
+
+        /// What a run does besides going on.
+        const Course = struct {
+            /// It writes the cell that it reads.
+            in_place: bool = false,
+            /// The state that it reads becomes the next base.
+            leaves_base: bool = false,
+            /// Where its log goes on from, if that starts anew.
+            base: ?i32 = null,
+        };
 
         pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
             inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
@@ -373,7 +422,7 @@ pub const RecurrentPool = struct {
             try plan.segments.ensureTotalCapacity(gpa, cuts);
             try plan.cuts.ensureTotalCapacity(gpa, cuts);
             try plan.logs.ensureTotalCapacity(gpa, runs.len);
-            try plan.bases.ensureTotalCapacity(gpa, runs.len);
+            try plan.courses.ensureTotalCapacity(gpa, runs.len);
         }
     };
 
@@ -381,24 +430,45 @@ pub const RecurrentPool = struct {
     pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
         // What marks and the ends of later runs will need; a rollback gets what is left.
         var reserved: u32 = 0;
-        for (runs) |run| reserved += @intCast(run.marks.len + 1);
-        for (runs, 0..) |run, index| {
+        for (runs) |run| {
             const h = &pool.holders[run.sequence];
             assert(run.first_position == h.end and !h.pending);
-            const end = h.end + @as(i32, @intCast(run.count));
-            const wanted = pool.plan_rollback(plan, run, end, reserved);
-            pool.cut_run(plan, run, @intCast(index), wanted, end);
-            reserved -= @intCast(run.marks.len + 1);
+            const course = pool.choose_course(h, run);
+            plan.courses.appendAssumeCapacity(course);
+            reserved += @intCast(run.marks.len + @intFromBool(!course.in_place));
         }
+        if (pool.cells.free_count < reserved) for (runs, plan.courses.items) |run, course| {
+            if (!course.in_place) pool.forget_next_base(&pool.holders[run.sequence]);
+        };
+        for (runs, plan.courses.items, 0..) |run, *course, index| {
+            const h = &pool.holders[run.sequence];
+            const end = h.end + @as(i32, @intCast(run.count));
+            const wanted = pool.plan_rollback(plan, course, run, end, reserved);
+            pool.cut_run(plan, run, @intCast(index), wanted, end);
+            reserved -= @intCast(run.marks.len + @intFromBool(!course.in_place));
+        }
+    }
+
+    fn choose_course(pool: *RecurrentPool, h: *Holder, run: Run) Plan.Course {
+        if (pool.config.method != .log) return .{};
+        if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
+        const end = h.end + @as(i32, @intCast(run.count));
+        const base = h.base orelse return .{};
+        if (!pool.fits_log(base, end)) {
+            if (!pool.can_move_base(h, end)) return .{};
+            pool.move_to_next_base(h);
+        }
+        const cell = h.cell orelse return .{};
+        if (h.next_base == null and h.end - h.base.?.end >= pool.config.rollback) return .{ .leaves_base = true };
+        return .{ .in_place = run.marks.len == 0 and pool.cells.references[cell] == 1 };
     }
 
     /// The positions at which a run leaves states for a rollback: `[from, to)`.
     const Wanted = struct { from: i32, to: i32 };
 
-    fn plan_rollback(pool: *RecurrentPool, plan: *Plan, run: Run, end: i32, reserved: u32) Wanted {
+    fn plan_rollback(pool: *RecurrentPool, plan: *Plan, course: *Plan.Course, run: Run, end: i32, reserved: u32) Wanted {
         const h = &pool.holders[run.sequence];
         const rollback: i32 = @intCast(pool.config.rollback);
-        plan.bases.appendAssumeCapacity(null);
         const none: Wanted = .{ .from = end, .to = end };
         switch (pool.config.method) {
             .none => return none,
@@ -410,8 +480,7 @@ pub const RecurrentPool = struct {
                 return .{ .from = from, .to = end };
             },
             .log => {
-                if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
-                const fits = if (h.base) |base| end - base.end <= 2 * rollback else false;
+                const fits = if (h.base) |base| pool.fits_log(base, end) else false;
                 if (fits) {
                     plan.logs.appendAssumeCapacity(.{
                         .sequence = run.sequence,
@@ -425,10 +494,10 @@ pub const RecurrentPool = struct {
                 const base = @max(h.end, end - rollback);
                 if (base > h.end and pool.cells.free_count < reserved + 1) pool.forget(h);
                 if (base > h.end and pool.cells.free_count < reserved + 1) {
-                    plan.bases.items[plan.bases.items.len - 1] = end;
+                    course.base = end;
                     return none;
                 }
-                plan.bases.items[plan.bases.items.len - 1] = base;
+                course.base = base;
                 const skipped: u32 = @intCast(base - h.end);
                 plan.logs.appendAssumeCapacity(.{
                     .sequence = run.sequence,
@@ -453,7 +522,8 @@ pub const RecurrentPool = struct {
             if (mark < run.marks.len) next = @min(next, run.marks[mark].position);
             const state = @max(at + 1, wanted.from);
             if (state < wanted.to) next = @min(next, state);
-            const to = pool.cells.take(null).?;
+            const in_place = plan.courses.items[index].in_place;
+            const to = if (in_place) h.cell.? else pool.cells.take(null).?;
             plan.segments.appendAssumeCapacity(.{
                 .first_row = run.first_row + @as(u32, @intCast(at - h.end)),
                 .rows = @intCast(next - at),
@@ -467,30 +537,35 @@ pub const RecurrentPool = struct {
     }
 
     pub fn commit(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        for (runs, plan.bases.items, 0..) |run, base, index| pool.commit_run(plan, run, base, @intCast(index));
+        for (runs, plan.courses.items, 0..) |run, course, index| {
+            pool.commit_run(plan, run, course, @intCast(index));
+            pool.forget_old(&pool.holders[run.sequence]);
+        }
     }
 
-    fn commit_run(pool: *RecurrentPool, plan: *Plan, run: Run, base: ?i32, index: u32) void {
+    fn commit_run(pool: *RecurrentPool, plan: *Plan, run: Run, course: Plan.Course, index: u32) void {
         const h = &pool.holders[run.sequence];
         const begin = h.end;
         const end = begin + @as(i32, @intCast(run.count));
         const old: Kept = .{ .cell = h.cell, .end = begin };
         h.end = end;
+        if (course.in_place) {
+            pool.stamps[old.cell.?] = run.stamp_after(run.count);
+            return;
+        }
         for (run.marks) |mark| if (mark.position == begin) pool.give_snapshot(mark, old.cell);
-        if (base != null) if (h.base) |gone| {
-            pool.release(gone.cell);
-            h.base = null;
-        };
-        if (base) |at| if (at == begin) {
-            h.base = .{ .cell = pool.retained(old.cell), .end = begin };
-        };
+        if (course.base) |at| {
+            pool.forget(h);
+            if (at == begin) h.base = .{ .cell = pool.retained(old.cell), .end = begin };
+        }
+        if (course.leaves_base) h.next_base = .{ .cell = pool.retained(old.cell), .end = begin };
         if (pool.config.method == .kept) h.kept.appendAssumeCapacity(.{ .cell = pool.retained(old.cell), .end = begin });
         pool.release(old.cell);
         for (plan.cuts.items) |cut| {
             if (cut.run != index) continue;
             pool.stamps[cut.cell] = run.stamp_after(@intCast(cut.end - begin));
             for (run.marks) |mark| if (mark.position == cut.end) pool.give_snapshot(mark, cut.cell);
-            if (base) |at| if (at == cut.end) {
+            if (course.base) |at| if (at == cut.end) {
                 h.base = .{ .cell = pool.retained(cut.cell), .end = at };
             };
             if (cut.end == end) {
@@ -503,7 +578,6 @@ pub const RecurrentPool = struct {
             }
         }
         if (old.cell) |cell| h.previous = cell;
-        pool.forget_old(h);
     }
 
     fn give_snapshot(pool: *RecurrentPool, mark: batch.Mark, cell: ?Block) void {
@@ -513,19 +587,26 @@ pub const RecurrentPool = struct {
         snapshot.end = mark.position;
     }
 
+    /// Lets go what is older than a rollback can need.
     fn forget_old(pool: *RecurrentPool, h: *Holder) void {
         const reach = h.end - @as(i32, @intCast(pool.config.rollback));
         while (h.kept.items.len > 0 and h.kept.items[0].end < reach) pool.release(h.kept.orderedRemove(0).cell);
+        if (h.next_base) |next| if (next.end <= reach) pool.move_to_next_base(h);
     }
 
     pub fn revert(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
         for (plan.cuts.items) |cut| pool.cells.release(cut.cell);
-        for (runs, plan.bases.items) |run, base| if (base != null) {
-            // What was logged before may have been written over.
+        for (runs, plan.courses.items) |run, course| {
             const h = &pool.holders[run.sequence];
-            if (h.base) |gone| pool.release(gone.cell);
+            if (course.in_place) {
+                h.cell = null;
+                h.pending = true;
+            }
+            if (course.base == null) continue;
+            // What was logged before may have been written over.
+            pool.forget(h);
             h.base = .{ .cell = pool.retained(h.cell), .end = h.end };
-        };
+        }
     }
 };
 
@@ -646,4 +727,49 @@ test "a log goes back from its base, which moves on by replays and with long run
     pool.finish_replay(replays.items[0], .{});
     pool.clear(0);
     try testing.expectEqual(3, pool.cells.free_count);
+}
+
+test "decoding on writes in place, changes bases without a replay, and comes back when it fails" {
+    const gpa = testing.allocator;
+    const rollback = 4;
+    var pool: RecurrentPool = try .init(gpa, .{ .sequences = 2, .method = .log, .rollback = rollback });
+    defer pool.deinit();
+    var plan: RecurrentPool.Plan = .{};
+    defer plan.deinit(gpa);
+    var replays: std.ArrayList(Replay) = .empty;
+    defer replays.deinit(gpa);
+    var in_place: u32 = 0;
+    for (0..40) |at| {
+        const run = test_run(0, @intCast(at), 1);
+        try pool.plan_replays(gpa, &.{run}, &replays);
+        try testing.expectEqual(0, replays.items.len);
+        try test_step(&pool, &plan, &.{run});
+        const segment = plan.segments.items[0];
+        in_place += @intFromBool(segment.read_cell == @as(i32, @intCast(segment.write_cell)));
+        pool.commit(&plan, &.{run});
+        if (at + 1 >= rollback) try testing.expectEqual(null, pool.remove_refusal(0, @intCast(at + 1 - rollback), @intCast(at + 1)));
+    }
+    try testing.expectEqual(40 - 1 - 9, in_place);
+
+    // Whoever shares the cell keeps it.
+    try pool.copy(0, 1);
+    const both = [_]Run{ test_run(0, 40, 1), test_run(1, 40, 1) };
+    try test_step(&pool, &plan, &both);
+    for (plan.segments.items) |segment| try testing.expect(segment.read_cell != @as(i32, @intCast(segment.write_cell)));
+    pool.commit(&plan, &both);
+
+    // What a failed step wrote over is computed again, from the newest base.
+    try test_step(&pool, &plan, &.{test_run(0, 41, 2)});
+    try testing.expectEqual(plan.segments.items[0].read_cell, @as(i32, @intCast(plan.segments.items[0].write_cell)));
+    pool.revert(&plan, &.{test_run(0, 41, 2)});
+    try testing.expectEqual(41, pool.held(0).end);
+    try pool.plan_pending(gpa, 0, &replays);
+    try testing.expectEqual(1, replays.items.len);
+    try testing.expectEqual(40, replays.items[0].from);
+    try testing.expectEqual(41, replays.items[0].to);
+    pool.finish_replay(replays.items[0], .{});
+    try testing.expectEqual(null, pool.remove_refusal(0, 41 - rollback, 41));
+    pool.clear(0);
+    pool.clear(1);
+    try testing.expectEqual(6, pool.cells.free_count);
 }

@@ -119,7 +119,7 @@ pub fn forward(args: *const Args, ith: usize, nth: usize) void {
     assert(args.key_dim >= 1 and args.key_dim <= key_dim_max);
     assert(args.key_heads >= 1 and args.value_heads % args.key_heads == 0);
     assert(args.state_cell_stride >= args.key_dim * args.value_dim * args.value_heads);
-    for (args.segments) |segment| assert(segment.read_cell < 0 or segment.read_cell != segment.write_cell);
+    for (args.segments) |segment| segment.check();
     const blocks_per_head = (args.value_dim + block_columns - 1) / block_columns;
     const blocks = vector.share(args.value_heads * blocks_per_head, ith, nth);
     var work: Work = undefined;
@@ -637,15 +637,15 @@ test "the recurrence matches the definition, for any number of threads, with and
     };
 }
 
-test "cut into pieces of any size, a sequence gives the same bits" {
+test "cut into pieces of any size, with states in place, a sequence gives the same bits" {
     const rows = 3 * tile_tokens + 2;
     const whole = [_]Segment{.{ .first_row = 0, .rows = rows, .read_cell = 2, .write_cell = 6 }};
     const pieces = [_]Segment{
         .{ .first_row = 0, .rows = 1, .read_cell = 2, .write_cell = 0 },
-        .{ .first_row = 1, .rows = 1, .read_cell = 0, .write_cell = 1 },
-        .{ .first_row = 2, .rows = 0, .read_cell = 1, .write_cell = 3 },
-        .{ .first_row = 2, .rows = tile_tokens + 3, .read_cell = 3, .write_cell = 0 },
-        .{ .first_row = tile_tokens + 5, .rows = rows - tile_tokens - 5, .read_cell = 0, .write_cell = 6 },
+        .{ .first_row = 1, .rows = 1, .read_cell = 0, .write_cell = 0 },
+        .{ .first_row = 2, .rows = 0, .read_cell = 0, .write_cell = 3 },
+        .{ .first_row = 2, .rows = tile_tokens + 3, .read_cell = 3, .write_cell = 3 },
+        .{ .first_row = tile_tokens + 5, .rows = rows - tile_tokens - 5, .read_cell = 3, .write_cell = 6 },
     };
     for ([_]Decay{ .head, .channel }) |decay| for ([_]usize{ group_size, 4 * lanes + 1, 3 }) |key_dim| {
         var prng: std.Random.DefaultPrng = .init(7);

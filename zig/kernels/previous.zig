@@ -29,7 +29,7 @@ pub const Args = struct {
 pub fn forward(args: *const Args, ith: usize, nth: usize) void {
     assert(args.state_cell_stride >= args.channels);
     assert(args.out == null or @intFromPtr(args.out.?) != @intFromPtr(args.x));
-    for (args.segments) |segment| assert(segment.read_cell < 0 or segment.read_cell != segment.write_cell);
+    for (args.segments) |segment| segment.check();
     // Threads own whole vectors, the last one also what is left over.
     const vectors = vector.share(args.channels / vector.lanes, ith, nth);
     const channel = vectors[0] * vector.lanes;
@@ -168,14 +168,14 @@ test "rows are those before, for any number of channels and threads, with and wi
     }
 }
 
-test "cut into pieces of any size, a sequence gives the same" {
+test "cut into pieces of any size, with states in place, a sequence gives the same" {
     const whole = [_]Segment{.{ .first_row = 0, .rows = 12, .read_cell = 2, .write_cell = 6 }};
     const pieces = [_]Segment{
         .{ .first_row = 0, .rows = 1, .read_cell = 2, .write_cell = 0 },
-        .{ .first_row = 1, .rows = 1, .read_cell = 0, .write_cell = 1 },
-        .{ .first_row = 2, .rows = 0, .read_cell = 1, .write_cell = 3 },
-        .{ .first_row = 2, .rows = 7, .read_cell = 3, .write_cell = 0 },
-        .{ .first_row = 9, .rows = 3, .read_cell = 0, .write_cell = 6 },
+        .{ .first_row = 1, .rows = 1, .read_cell = 0, .write_cell = 0 },
+        .{ .first_row = 2, .rows = 0, .read_cell = 0, .write_cell = 3 },
+        .{ .first_row = 2, .rows = 7, .read_cell = 3, .write_cell = 3 },
+        .{ .first_row = 9, .rows = 3, .read_cell = 3, .write_cell = 6 },
     };
     var prng: std.Random.DefaultPrng = .init(12);
     var fixture: Fixture = try .init(prng.random(), 3 * vector.lanes + 2, &whole);
