@@ -38,7 +38,13 @@ function readSafetensors(path: string): Map<string, Float32Array> {
   const tensors = new Map<string, Float32Array>();
   for (const [name, { data_offsets: offsets }] of Object.entries(header)) {
     const [start = 0, end = 0] = offsets ?? [];
-    if (end > start) tensors.set(name, new Float32Array(bytes.buffer.slice(bytes.byteOffset + 8 + headerBytes + start, bytes.byteOffset + 8 + headerBytes + end)));
+    if (end > start)
+      tensors.set(
+        name,
+        new Float32Array(
+          bytes.buffer.slice(bytes.byteOffset + 8 + headerBytes + start, bytes.byteOffset + 8 + headerBytes + end),
+        ),
+      );
   }
   return tensors;
 }

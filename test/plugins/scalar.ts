@@ -4,7 +4,7 @@
  */
 import type { Gguf } from "../model/gguf.ts";
 
-type Vector = readonly number[];
+export type Vector = readonly number[];
 
 /** The f32 tensors of a file. */
 export class Tensors {
@@ -59,7 +59,7 @@ export function range(count: number): number[] {
   return Array.from({ length: count }, (_, i) => i);
 }
 
-function at(x: Vector, i: number): number {
+export function at(x: Vector, i: number): number {
   const value = x[i];
   if (value === undefined) throw new Error(`there is no number ${i} of ${x.length}`);
   return value;
@@ -69,20 +69,20 @@ function sum(x: Vector): number {
   return x.reduce((total, value) => total + value, 0);
 }
 
-function add(a: Vector, b: Vector): number[] {
+export function add(a: Vector, b: Vector): number[] {
   return a.map((value, i) => value + at(b, i));
 }
 
-function cut(x: Vector, from: number, count: number): Vector {
+export function cut(x: Vector, from: number, count: number): Vector {
   if (from + count > x.length) throw new Error(`${x.length} numbers do not reach to ${from + count}`);
   return x.slice(from, from + count);
 }
 
-function silu(x: number): number {
+export function silu(x: number): number {
   return x / (1 + Math.exp(-x));
 }
 
-function softplus(x: number): number {
+export function softplus(x: number): number {
   return x > 30 ? x : Math.log1p(Math.exp(x));
 }
 
@@ -94,13 +94,13 @@ function softmax(x: Vector): number[] {
 }
 
 /** RMS norm, times a weight where one is given. */
-function rms(x: Vector, eps: number, weight?: Vector): number[] {
+export function rms(x: Vector, eps: number, weight?: Vector): number[] {
   const scale = 1 / Math.sqrt(sum(x.map((value) => value * value)) / x.length + eps);
   return x.map((value, i) => value * scale * (weight === undefined ? 1 : at(weight, i)));
 }
 
 /** Causal convolution over time of each channel, weight `[taps, channels]`, with SiLU. */
-function convolve(xs: readonly Vector[], taps: number, weight: Vector, bias: Vector): number[][] {
+export function convolve(xs: readonly Vector[], taps: number, weight: Vector, bias: Vector): number[][] {
   return xs.map((x, t) =>
     x.map((_, c) => {
       const past = range(taps).map((j) => {
@@ -119,7 +119,7 @@ export interface RopeShape {
 }
 
 /** Rotates i with i + dims / 2. */
-function rotate(x: Vector, position: number, { dims, base, scale = 1 }: RopeShape): number[] {
+export function rotate(x: Vector, position: number, { dims, base, scale = 1 }: RopeShape): number[] {
   const half = dims / 2;
   return x.map((value, i) => {
     if (i >= dims) return value;
@@ -136,21 +136,23 @@ export interface AttentionShape {
   readonly valueDim: number;
   /** A token sees so many positions, its own included. */
   readonly window?: number;
+  /** A token sees its own chunk of so many positions. */
+  readonly chunk?: number;
 }
 
 /** Softmax attention over each token's past; rows are heads one after the other. */
-function attend(
+export function attend(
   qs: readonly Vector[],
   ks: readonly Vector[],
   vs: readonly Vector[],
   shape: AttentionShape,
 ): number[][] {
-  const { heads, kvHeads, keyDim, valueDim, window = Infinity } = shape;
+  const { heads, kvHeads, keyDim, valueDim, window = Infinity, chunk = Infinity } = shape;
   return qs.map((q, t) =>
     range(heads).flatMap((h) => {
       const kvHead = Math.floor(h / (heads / kvHeads));
       const query = cut(q, h * keyDim, keyDim);
-      const seen = range(t + 1).filter((j) => t - j < window);
+      const seen = range(t + 1).filter((j) => t - j < window && j >= t - (t % chunk));
       const scores = seen.map((j) => {
         const key = cut(ks[j] ?? [], kvHead * keyDim, keyDim);
         return sum(query.map((value, i) => value * at(key, i))) / Math.sqrt(keyDim);
@@ -169,7 +171,7 @@ interface AttentionOptions extends AttentionShape {
 }
 
 /** A function of each head of a row. */
-function byHead(x: Vector, dim: number, of: (head: Vector, index: number) => Vector): Vector {
+export function byHead(x: Vector, dim: number, of: (head: Vector, index: number) => Vector): Vector {
   return range(x.length / dim).flatMap((h) => [...of(cut(x, h * dim, dim), h)]);
 }
 
@@ -192,14 +194,14 @@ function attention(w: Tensors, block: string, xs: readonly Vector[], o: Attentio
   });
 }
 
-function gatedMlp(w: Tensors, block: string, x: Vector): number[] {
+export function gatedMlp(w: Tensors, block: string, x: Vector): number[] {
   const up = w.product(`${block}.ffn_up.weight`, x);
   const hidden = w.product(`${block}.ffn_gate.weight`, x).map((value, i) => silu(value) * at(up, i));
   return w.product(`${block}.ffn_down.weight`, hidden);
 }
 
 /** Tokens to logits, by a function of all rows for each layer. */
-function model(
+export function model(
   w: Tensors,
   tokens: readonly number[],
   layers: number,
@@ -229,7 +231,7 @@ export function qwen3(w: Tensors, tokens: readonly number[], c: Qwen3Shape): num
   });
 }
 
-function normed(w: Tensors, name: string, xs: readonly Vector[], eps: number): number[][] {
+export function normed(w: Tensors, name: string, xs: readonly Vector[], eps: number): number[][] {
   return xs.map((x) => rms(x, eps, w.all(name)));
 }
 
