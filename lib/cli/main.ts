@@ -51,6 +51,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: "write a model's logits at every position to a file",
     load: async () => (await import("./logits.ts")).logits,
   },
+  convert: {
+    summary: "convert a Hugging Face checkpoint to a model file",
+    load: async () => (await import("./convert.ts")).convert,
+  },
   bench: {
     summary: "measure prefill and decode speed",
     load: async () => (await import("./bench.ts")).bench,

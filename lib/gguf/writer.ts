@@ -136,8 +136,10 @@ async function checkTarget(path: string, overwrite: boolean): Promise<void> {
     throw unwritable(path, error);
   });
   if (found === undefined || (overwrite && found.isFile())) return;
-  const problem = found.isFile() ? "the file exists already" : "something that is no file has this name";
-  throw new StrataError("invalid_argument", `${path}: ${problem}; give another name`);
+  const problem = found.isFile()
+    ? "the file exists already; give another name, or say that it is to be replaced (--force)"
+    : "something that is no file has this name; give another name";
+  throw new StrataError("invalid_argument", `${path}: ${problem}`);
 }
 
 /** A name is on disk when its folder is. */
