@@ -28,7 +28,7 @@ export interface Measurement {
   readonly value: number;
   /** Another measurement of the same run and unit. */
   readonly beside?: { readonly what: string; readonly value: number };
-  /** `value` over that of `beside`. */
+  /** `value` over that of `beside`; of speeds that were taken in turns, the middle one of the turns' ratios. */
   readonly ratio?: number;
   /** What the ratio must not exceed, or not fall below. */
   readonly limit?: { readonly most: number } | { readonly least: number };
@@ -304,10 +304,9 @@ async function measureRollback(path: string, options: OperationOptions): Promise
   await using able = await loadModel(path, { ...settings, rollback: 16 });
   await using plain = await loadModel(path, settings);
   const { decode, prefill } = await compareModels(able, plain, options);
-  const besides = { what: "without" };
   return [
-    compared("decode, rollback 16", "tokens/s", decode[0], { ...besides, value: decode[1] }, { least: 0.95 }),
-    compared("prefill, rollback 16", "tokens/s", prefill[0], { ...besides, value: prefill[1] }),
+    paired("decode, rollback 16", "without", decode, { least: 0.95 }),
+    paired("prefill, rollback 16", "without", prefill),
   ];
 }
 
@@ -318,11 +317,10 @@ async function measureHeld(path: string, options: OperationOptions): Promise<Mea
   await using empty = await loadWithSnapshots(path, held_contexts, settings);
   await fill(full);
   const { decode, prefill } = await compareModels(full, empty, options);
-  const besides = { what: "nothing held" };
   const held = `${held_contexts} contexts held`;
   return [
-    compared(`decode, ${held}`, "tokens/s", decode[0], { ...besides, value: decode[1] }, { least: 0.95 }),
-    compared(`prefill, ${held}`, "tokens/s", prefill[0], { ...besides, value: prefill[1] }, { least: 0.95 }),
+    paired(`decode, ${held}`, "nothing held", decode, { least: 0.95 }),
+    paired(`prefill, ${held}`, "nothing held", prefill, { least: 0.95 }),
   ];
 }
 
@@ -348,24 +346,37 @@ async function fill(model: Model): Promise<void> {
   sequences[held_contexts / 2]?.dispose();
 }
 
-/** Medians of both models' speeds, in turns: those of the first model, then those of the second. */
+/** Speeds of two models, taken in turns: tokens a second. */
+type Turns = readonly (readonly [number, number])[];
+
+/** Both models' speeds: twice as many turns as other measurements have, since it is small differences that count. */
 async function compareModels(
   first: Model,
   second: Model,
   { promptTokens, generateTokens, repetitions }: OperationOptions,
-): Promise<Record<"prefill" | "decode", [number, number]>> {
-  const speeds = { prefill: [[], []] as [number[], number[]], decode: [[], []] as [number[], number[]] };
-  const run = (model: Model, index: 0 | 1) => async () => {
+): Promise<Record<"prefill" | "decode", Turns>> {
+  const run = (model: Model) => async () => {
     await Bun.sleep(settle_ms);
     const { prefillMs, decodeMs } = await generateOnce(model, promptTokens, generateTokens);
-    speeds.prefill[index].push((1000 * promptTokens) / prefillMs);
-    speeds.decode[index].push((1000 * generateTokens) / decodeMs);
-    return 0;
+    return { prefill: (1000 * promptTokens) / prefillMs, decode: (1000 * generateTokens) / decodeMs };
   };
-  await alternated(repetitions, [run(first, 0), run(second, 1)]);
-  // The first of each warmed up.
-  const middle = ([a, b]: readonly [number[], number[]]): [number, number] => [median(a.slice(1)), median(b.slice(1))];
-  return { prefill: middle(speeds.prefill), decode: middle(speeds.decode) };
+  const [one, other] = await alternated(2 * repetitions + 1, [run(first), run(second)]);
+  const turns = (what: "prefill" | "decode"): Turns =>
+    one.map((speeds, turn) => [speeds[what], other[turn]?.[what] ?? NaN]);
+  return { prefill: turns("prefill"), decode: turns("decode") };
+}
+
+/** The middle ratio of neighbouring turns: what slows the machine down for a while slows both. */
+function paired(what: string, beside: string, turns: Turns, limit?: Measurement["limit"]): Measurement {
+  const value = median(turns.map(([one]) => one));
+  const measurement = compared(
+    what,
+    "tokens/s",
+    value,
+    { what: beside, value: median(turns.map((pair) => pair[1])) },
+    limit,
+  );
+  return { ...measurement, ratio: median(turns.map(([one, other]) => one / other)) };
 }
 
 async function generateOnce(
@@ -402,15 +413,15 @@ async function timed(work: () => unknown): Promise<number> {
 }
 
 /** What each kind of work gives, in turns, from the other end every other time; all have done it once before. */
-async function alternated<const Works extends readonly (() => Promise<number>)[]>(
+async function alternated<Sample, const Works extends readonly (() => Promise<Sample>)[]>(
   repetitions: number,
-  works: Works,
-): Promise<{ readonly [Index in keyof Works]: number[] }> {
+  works: Works & readonly (() => Promise<Sample>)[],
+): Promise<{ readonly [Index in keyof Works]: Sample[] }> {
   for (const work of works) await work();
-  const samples = works.map((): number[] => []);
+  const samples = works.map((): Sample[] => []);
   for (let repetition = 0; repetition < repetitions; repetition += 1) {
     const order = [...works.entries()];
     for (const [index, work] of repetition % 2 === 0 ? order : order.reverse()) samples[index]?.push(await work());
   }
-  return samples as { readonly [Index in keyof Works]: number[] };
+  return samples as { readonly [Index in keyof Works]: Sample[] };
 }
