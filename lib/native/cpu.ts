@@ -19,22 +19,22 @@ const checkedFeatures = new Set([
   ...["avx512ifma", "avx512vbmi", ...Object.keys(kernelNames)],
 ]);
 
-/** The features of this CPU by Linux's names; undefined where the system does not list them. */
-function cpuFlags(): ReadonlySet<string> | undefined {
+/** A CPU's features by Linux's names; undefined where the system does not list them. */
+export type CpuFlags = ReadonlySet<string> | undefined;
+
+/** The features of this CPU. */
+export function cpuFlags(): CpuFlags {
   if (process.platform !== "linux" || !existsSync("/proc/cpuinfo")) return undefined;
   const line = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"));
   return line === null ? undefined : new Set((line[1] ?? "").trim().split(/\s+/));
 }
 
 /**
- * Which of the features that a library was built for this CPU lacks, by the compiler's names. Where the system does not
- * say what the CPU has, it lacks those that `unknown` says: none, or all.
+ * Which of the features that a library was built for a CPU lacks, by the compiler's names. A CPU of which nothing is
+ * known may lack all of them.
  */
-export function missingFeatures(built: readonly string[], unknown: "none" | "all"): string[] {
-  const asked = built.filter((name) => checkedFeatures.has(name));
-  const present = cpuFlags();
-  if (present === undefined) return unknown === "none" ? [] : asked;
-  return asked.filter((name) => !present.has(kernelNames[name] ?? name));
+export function missingFeatures(built: readonly string[], present: CpuFlags): string[] {
+  return built.filter((name) => checkedFeatures.has(name) && !present?.has(kernelNames[name] ?? name));
 }
 
 /** Whether the C library of this process is musl, which the libraries of the packages are not built for. */

@@ -5,7 +5,7 @@ import { basename, join, resolve } from "node:path";
 import { StrataError, type ErrorCode } from "../errors.ts";
 import { readEnvironment } from "../environment.ts";
 import { abiHash, Status, symbols } from "./abi.ts";
-import { missingFeatures } from "./cpu.ts";
+import { cpuFlags, missingFeatures } from "./cpu.ts";
 import { packagedLibrary } from "./platform-package.ts";
 import { Struct } from "./struct.ts";
 
@@ -67,6 +67,9 @@ export function libraryPath(): string {
   return find().path;
 }
 
+/** Where a compiled program keeps the files inside it. */
+const embeddedFolder = "/$bunfs/";
+
 /** A library, and what to do when it does not fit. */
 interface Found {
   readonly path: string;
@@ -80,7 +83,11 @@ function find(): Found {
   if (given !== undefined) {
     return { path: resolve(given), repair: root === undefined ? "unset STRATA_LIBRARY, which names it" : rebuild };
   }
-  if (root === undefined) return { path: packagedLibrary(), repair: "install ggstrata again, all of it" };
+  if (root === undefined) {
+    const path = packagedLibrary();
+    const unloadable = "set TMPDIR to a folder that libraries may be loaded from";
+    return { path, repair: path.startsWith(embeddedFolder) ? unloadable : "install ggstrata again, all of it" };
+  }
   const suffix = process.platform === "darwin" ? "dylib" : "so";
   return { path: resolve(root, "zig-out/lib", `libstrata.${suffix}`), repair: rebuild };
 }
@@ -105,9 +112,6 @@ function load(): Symbols {
   return readEnvironment("STRATA_TRACE") === undefined ? library : trace(library);
 }
 
-/** Where a compiled program keeps the files inside it. */
-const embeddedFolder = "/$bunfs/";
-
 /**
  * Opens a library, which must lie on disk: one inside a compiled program is written to a folder that only this user can
  * read, and removed as soon as it is open, so that nothing stays behind and nobody else can have put it there.
@@ -130,8 +134,9 @@ function onDisk<T>(path: string, open: (file: string) => T): T {
  */
 function checkFeatures(path: string, repair: string): void {
   const record = path.replace(/\.(so|dylib)$/, ".features");
-  if (!existsSync(record)) return;
-  const missing = missingFeatures(readFileSync(record, "utf8").trim().split(/\s+/), "none");
+  const flags = cpuFlags();
+  if (flags === undefined || !existsSync(record)) return;
+  const missing = missingFeatures(readFileSync(record, "utf8").trim().split(/\s+/), flags);
   if (missing.length === 0) return;
   throw new StrataError(
     "unsupported",

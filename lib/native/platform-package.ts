@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { StrataError } from "../errors.ts";
 import packageFile from "../../package.json" with { type: "json" };
-import { isMusl, missingFeatures } from "./cpu.ts";
+import { cpuFlags, isMusl, missingFeatures, type CpuFlags } from "./cpu.ts";
 
 /** What a platform package, such as `ggstrata-linux-x64`, exports. `npm run pack` writes it. */
 interface PlatformPackage {
@@ -10,7 +10,7 @@ interface PlatformPackage {
   readonly libraries: readonly PlatformLibrary[];
 }
 
-interface PlatformLibrary {
+export interface PlatformLibrary {
   readonly name: string;
   /** The library's file; in a compiled program a file inside that program. */
   readonly file: string;
@@ -70,12 +70,12 @@ export function packagedLibrary(): string {
       `ggstrata is version ${version} and ${name} is ${found.version}; run \`bun add ${name}@${version}\``,
     );
   }
-  const best = found.libraries.find(({ features }) => missingFeatures(features, "all").length === 0);
-  if (best !== undefined) return resolve(import.meta.dir, best.file);
-  const least = found.libraries.at(-1);
-  const missing = missingFeatures(least?.features ?? [], "all");
-  throw new StrataError(
-    "unsupported",
-    `every library of ${name} needs a CPU with ${missing.join(", ")}, which this one lacks; use another machine`,
-  );
+  return resolve(import.meta.dir, bestLibrary(found.libraries, cpuFlags()).file);
+}
+
+/** The first library, and so the most demanding, that a CPU can run; the last asks for nothing that Bun does not. */
+export function bestLibrary(libraries: readonly PlatformLibrary[], flags: CpuFlags): PlatformLibrary {
+  const best = libraries.find(({ features }) => missingFeatures(features, flags).length === 0);
+  if (best === undefined) throw new Error("the platform package holds no library for every CPU");
+  return best;
 }

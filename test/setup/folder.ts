@@ -57,15 +57,17 @@ function realPython(): string {
   return Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable)"]).stdout.toString().trim();
 }
 
-/** How a program ended and what it said. */
+/** How a program ended and what it said. A clean one gets nothing of this process's environment. */
 export async function outcomeOf(
   program: string,
   args: string[],
   env: Record<string, string | undefined> = {},
   stdin = "",
+  { cwd, clean = false }: { cwd?: string; clean?: boolean } = {},
 ) {
   const child = Bun.spawn([program, ...args], {
-    env: { ...process.env, ...env },
+    env: clean ? env : { ...process.env, ...env },
+    ...(cwd === undefined ? {} : { cwd }),
     stdin: new TextEncoder().encode(stdin),
     stdout: "pipe",
     stderr: "pipe",
