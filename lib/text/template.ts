@@ -48,15 +48,25 @@ export function createChatTemplate(
   tokenizer: Tokenizer,
   options: { readonly source?: string } = {},
 ): ChatTemplate {
-  const source = options.source ?? metadata.string("tokenizer.chat_template", undefined);
-  if (source === undefined) {
+  const given = options.source ?? metadata.string("tokenizer.chat_template", undefined);
+  if (given === undefined) {
     throw new StrataError(
       "unsupported",
       `${metadata.file}: the file has no chat template (tokenizer.chat_template), so pass one or generate from plain text`,
     );
   }
-  return new JinjaChatTemplate(metadata.file, source, tokenizer);
+  return new JinjaChatTemplate(metadata.file, namedTemplates.get(given) ?? given, tokenizer);
 }
+
+/** Files of RWKV may hold the name of a template, which llama.cpp knows, in place of it. */
+const namedTemplates: ReadonlyMap<string, string> = new Map([
+  [
+    "rwkv-world",
+    "{% for message in messages if message.role in ['system', 'user', 'assistant'] %}" +
+      "{{ message.role | capitalize + ': ' + message.content | trim + '\\n\\n' }}{% endfor %}" +
+      "{% if add_generation_prompt %}Assistant:{% endif %}",
+  ],
+]);
 
 class JinjaChatTemplate implements ChatTemplate {
   private readonly template: Template;

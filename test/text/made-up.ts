@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openModelFile } from "../../lib/model/file.ts";
-import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
+import { createTokenizer, type TokenAttribute, type Tokenizer } from "../../lib/text/index.ts";
+import { bits } from "../../lib/text/vocabulary.ts";
 import { Peer } from "../peer/peer.ts";
 import { randomNumbers, variedLines } from "./lines.ts";
 import { writeVocabularyFile, type HeaderValue } from "./vocabulary-file.ts";
@@ -71,12 +72,29 @@ export class MadeUp implements AsyncDisposable {
     }
   }
 
-  private async compareRoles(file: string, tokenizer: Tokenizer): Promise<void> {
-    const { bos, eos, addBos, addEos } = await this.peer.vocabulary(file);
-    const ours = { bos: tokenizer.bos ?? null, eos: tokenizer.eos ?? null };
-    expect({ ...ours, addBos: tokenizer.addBos, addEos: tokenizer.addEos }).toEqual({ bos, eos, addBos, addEos });
-    const { ends } = await this.peer.attributes(file, tokenizer.vocabularySize);
+  /** Compares what the tokens are for, and which of them end a generation. */
+  async compareRoles(file: string, tokenizer: Tokenizer): Promise<void> {
+    const theirs = await this.peer.vocabulary(file);
+    // The peer tells BOS and EOS where they are control tokens, and wishes to add what is not there.
+    for (const role of ["bos", "eos"] as const) {
+      const ours = tokenizer[role];
+      const isTold = theirs[role] !== null || (ours !== undefined && tokenizer.attribute(ours) === "control");
+      if (isTold) expect({ file, role, id: ours }).toEqual({ file, role, id: theirs[role] ?? undefined });
+    }
+    expect(tokenizer.addBos).toBe(theirs.addBos && tokenizer.bos !== undefined);
+    expect(tokenizer.addEos).toBe(theirs.addEos && tokenizer.eos !== undefined);
+    const attributes = await this.peer.attributes(file, tokenizer.vocabularySize);
     const ids = Array.from({ length: tokenizer.vocabularySize }, (_, id) => id);
-    expect(ids.filter((id) => tokenizer.isEndOfGeneration(id))).toEqual([...ends]);
+    expect(ids.filter((id) => tokenizer.isEndOfGeneration(id))).toEqual([...attributes.ends]);
+    expect(ids.map((id) => tokenizer.attribute(id))).toEqual(attributes.bits.map(attributeOfBits));
   }
+}
+
+/** What a token is for, by libllama's bits. */
+export function attributeOfBits(value: number): TokenAttribute {
+  if ((value & bits.unknown) !== 0) return "unknown";
+  if ((value & bits.control) !== 0) return "control";
+  if ((value & bits.userDefined) !== 0) return "user_defined";
+  if ((value & bits.byte) !== 0) return "byte";
+  return (value & bits.normal) !== 0 ? "normal" : "unused";
 }

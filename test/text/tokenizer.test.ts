@@ -1,12 +1,11 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { TokenAttribute } from "../../lib/text/index.ts";
 import { byteLetters } from "../../lib/text/bpe.ts";
 import { at } from "../../lib/text/merge.ts";
-import { bits } from "../../lib/text/vocabulary.ts";
 import { Peer } from "../peer/peer.ts";
 import { randomNumbers, variedLines } from "./lines.ts";
+import { attributeOfBits } from "./made-up.ts";
 import { fixtureFolders, modelFiles, openText } from "./models.ts";
 
 const lineCount = process.env["STRATA_SOAK"] === "1" ? 20_000 : 2_400;
@@ -143,11 +142,3 @@ test.each(fixtureFolders)("the tokenizer of %s makes the reference's tokens", (f
     expect(tokenizer.decode(ids, { cleanUp: false })).toBe(text);
   }
 });
-
-function attributeOfBits(value: number): TokenAttribute {
-  if ((value & bits.unknown) !== 0) return "unknown";
-  if ((value & bits.control) !== 0) return "control";
-  if ((value & bits.userDefined) !== 0) return "user_defined";
-  if ((value & bits.byte) !== 0) return "byte";
-  return (value & bits.normal) !== 0 ? "normal" : "unused";
-}
