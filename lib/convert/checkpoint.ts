@@ -72,6 +72,7 @@ export class Checkpoint implements AsyncDisposable {
     }
     const width = readableTypes[type];
     return {
+      name,
       shape,
       grain: 1,
       read: async (start, count) => decodeNumbers(type, await file.read(offset + start * width, count * width)),

@@ -64,8 +64,9 @@ export async function convertModel(folder: string, path: string, options: Conver
   await using checkpoint = await Checkpoint.open(folder);
   const type = options.type ?? commonType(checkpoint);
   const metadata = await readMetadata(folder, config, architecture, mapping, type, options);
-  const name = plainMetadata(config.file, metadata).string("general.architecture");
-  const { weights } = architecture.read(plainMetadata(config.file, metadata));
+  const converted = plainMetadata(`${config.file}, as converted`, metadata);
+  const name = converted.string("general.architecture");
+  const { weights } = architecture.read(converted);
   const tensors = planTensors({ architecture: name, weights, mapping, config, checkpoint, type });
   options.signal?.throwIfAborted();
   await using writer = await GgufWriter.create(path, { metadata, tensors, overwrite: options.overwrite ?? false });

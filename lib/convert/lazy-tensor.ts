@@ -3,6 +3,8 @@
  * Shapes are the checkpoint's, slowest dimension first.
  */
 export interface LazyTensor {
+  /** The name in the checkpoint, for errors. */
+  readonly name: string;
   readonly shape: readonly number[];
   /** Reads of this many elements, at multiples of it, cost least. */
   readonly grain: number;
@@ -66,6 +68,7 @@ function inBlocks(
   change: (from: Float32Array, to: Float32Array) => void,
 ): LazyTensor {
   return {
+    name: tensor.name,
     shape,
     grain: block,
     async read(start, count) {
@@ -86,6 +89,7 @@ export function part(tensor: LazyTensor, index: number, parts: number, axis: num
   const inner = elementsOf(tensor.shape.slice(axis));
   const length = inner / parts;
   return {
+    name: tensor.name,
     shape: tensor.shape.map((n, i) => (i === axis ? n / parts : n)),
     grain: tensor.grain,
     async read(start, count) {
@@ -107,6 +111,7 @@ export function concatenate(tensors: readonly LazyTensor[]): LazyTensor {
   const shape = tensors[0]?.shape ?? [];
   const length = elementsOf(shape);
   return {
+    name: tensors[0]?.name ?? "",
     shape: [tensors.length, ...shape],
     grain: Math.max(...tensors.map(({ grain }) => grain)),
     async read(start, count) {
@@ -126,9 +131,15 @@ export function concatenate(tensors: readonly LazyTensor[]): LazyTensor {
 /** Numbers that are no checkpoint's. */
 export function fromNumbers(values: ArrayLike<number>): LazyTensor {
   const held = Float32Array.from(values);
-  return { shape: [held.length], grain: 1, read: async (start, count) => held.slice(start, start + count) };
+  return {
+    name: "computed",
+    shape: [held.length],
+    grain: 1,
+    read: async (start, count) => held.slice(start, start + count),
+  };
 }
 
 function delegate(tensor: LazyTensor): LazyTensor {
-  return { shape: tensor.shape, grain: tensor.grain, read: (start, count) => tensor.read(start, count) };
+  const { name, shape, grain } = tensor;
+  return { name, shape, grain, read: (start, count) => tensor.read(start, count) };
 }

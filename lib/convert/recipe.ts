@@ -36,12 +36,13 @@ export function recipeOf(source: TensorSource): TensorRecipe {
  * @param dims entries of each head that are rotated: all
  */
 export function permuteRope(source: TensorSource, heads: number, dims?: number): TensorRecipe {
-  return then(source, (tensor, name) => {
+  return then(source, (tensor) => {
     const [rows = 0] = tensor.shape;
     const headDim = rows / heads;
     const rotated = dims ?? headDim;
-    if (!Number.isInteger(headDim) || rotated % 2 !== 0 || rotated > headDim) {
-      throw unfit(name, tensor, `cannot be ${heads} heads of which ${rotated} entries each are rotated in pairs`);
+    if (!Number.isInteger(headDim)) throw unfit(tensor, `cannot be shared by ${heads} heads`);
+    if (rotated % 2 !== 0 || rotated > headDim) {
+      throw unfit(tensor, `has ${headDim} rows for each head, and ${rotated} of them cannot be rotated in pairs`);
     }
     const source = (row: number): number => (row >= rotated ? row : (row >> 1) + (row % 2) * (rotated / 2));
     return reorderRows(tensor, headDim, source);
@@ -65,17 +66,16 @@ export function mapped(source: TensorSource, change: (value: number) => number):
 
 /** The same numbers in another shape, slowest dimension first. Dimensions of 1 need no recipe. */
 export function reshaped(source: TensorSource, shape: readonly number[]): TensorRecipe {
-  return then(source, (tensor, name) => {
-    if (elementsOf(shape) !== elementsOf(tensor.shape))
-      throw unfit(name, tensor, `cannot become (${shape.join(", ")})`);
+  return then(source, (tensor) => {
+    if (elementsOf(shape) !== elementsOf(tensor.shape)) throw unfit(tensor, `cannot become (${shape.join(", ")})`);
     return reshape(tensor, shape);
   });
 }
 
 /** The last two dimensions exchanged. */
 export function transposed(source: TensorSource): TensorRecipe {
-  return then(source, (tensor, name) => {
-    if (tensor.shape.length < 2) throw unfit(name, tensor, "has no two dimensions to exchange");
+  return then(source, (tensor) => {
+    if (tensor.shape.length < 2) throw unfit(tensor, "has no two dimensions to exchange");
     return transpose(tensor);
   });
 }
@@ -85,11 +85,10 @@ export function transposed(source: TensorSource): TensorRecipe {
  * @param axis the dimension that is divided, from the last: -2, the rows
  */
 export function split(source: TensorSource, index: number, parts: number, axis = -2): TensorRecipe {
-  return then(source, (tensor, name) => {
+  return then(source, (tensor) => {
     const place = tensor.shape.length + axis;
     const size = tensor.shape[place];
-    if (size === undefined || size % parts !== 0)
-      throw unfit(name, tensor, `has no dimension ${axis} of ${parts} parts`);
+    if (size === undefined || size % parts !== 0) throw unfit(tensor, `has no dimension ${axis} of ${parts} parts`);
     return part(tensor, index, parts, place);
   });
 }
@@ -102,9 +101,8 @@ export function stacked(count: number, source: (index: number) => TensorSource):
     (inputs) => {
       let used = 0;
       const tensors = recipes.map(({ sources, make }) => make(inputs.slice(used, (used += sources.length))));
-      const names = recipes.flatMap(({ sources }) => sources);
-      const odd = tensors.findIndex(({ shape }) => shape.join() !== tensors[0]?.shape.join());
-      if (odd >= 0) throw unfit(names[odd] ?? "", tensors[odd] as LazyTensor, "has another shape than those beside it");
+      const odd = tensors.find(({ shape }) => shape.join() !== tensors[0]?.shape.join());
+      if (odd !== undefined) throw unfit(odd, "has another shape than the first of those beside it");
       return concatenate(tensors);
     },
   );
@@ -121,11 +119,11 @@ export function renamed(source: TensorSource, rename: (name: string) => string):
   return new TensorRecipe(sources.map(rename), make);
 }
 
-function then(source: TensorSource, change: (tensor: LazyTensor, name: string) => LazyTensor): TensorRecipe {
+function then(source: TensorSource, change: (tensor: LazyTensor) => LazyTensor): TensorRecipe {
   const { sources, make } = recipeOf(source);
-  return new TensorRecipe(sources, (inputs) => change(make(inputs), sources[0] ?? "a computed tensor"));
+  return new TensorRecipe(sources, (inputs) => change(make(inputs)));
 }
 
-function unfit(name: string, tensor: LazyTensor, problem: string): StrataError {
-  return new StrataError("bad_format", `the tensor "${name}" of shape (${tensor.shape.join(", ")}) ${problem}`);
+function unfit({ name, shape }: LazyTensor, problem: string): StrataError {
+  return new StrataError("bad_format", `the tensor "${name}" of shape (${shape.join(", ")}) ${problem}`);
 }

@@ -4,14 +4,12 @@ import type { HuggingFaceConfig } from "./mapping.ts";
 import { computed, type TensorRecipe } from "./recipe.ts";
 
 /**
- * The metadata that most architectures have, from the keys that most configurations have; what a configuration lacks is
- * left out. Spread it first and write what differs after it.
+ * The metadata that most architectures have, from the keys that most configurations have. But for layers and width, what
+ * a configuration lacks is left out. Spread it first and write what differs after it.
  */
 export function commonMetadata(config: HuggingFaceConfig, architecture: string): GgufMetadata {
   const counts = {
-    block_count: "num_hidden_layers",
     context_length: "max_position_embeddings",
-    embedding_length: "hidden_size",
     feed_forward_length: "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
@@ -25,6 +23,8 @@ export function commonMetadata(config: HuggingFaceConfig, architecture: string):
   ]);
   const eps = config.number("rms_norm_eps", undefined);
   return {
+    [`${architecture}.block_count`]: config.count("num_hidden_layers"),
+    [`${architecture}.embedding_length`]: config.count("hidden_size"),
     ...Object.fromEntries(entries),
     [`${architecture}.attention.layer_norm_rms_epsilon`]: eps === undefined ? undefined : float32(eps),
   };
