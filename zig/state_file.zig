@@ -6,7 +6,8 @@
 //! byte of a file is either checked against a checksum or known, and no damage goes unseen. Numbers are
 //! little-endian.
 //!
-//! `state_file_writer.zig` makes such files, all or nothing; `state_file_reader.zig` maps them.
+//! `state_file_writer.zig` makes such files, all or nothing, by way of a temporary one (`state_file_temporary.zig`);
+//! `state_file_reader.zig` maps them.
 
 const std = @import("std");
 
@@ -18,6 +19,9 @@ pub const version = 1;
 
 /// Where the header, each section and the table start, so that a mapped section can be read as numbers of any width.
 pub const alignment = 64;
+
+/// Many more than sequences and snapshots can need.
+pub const sections_max = 1 << 24;
 
 /// What the caller puts into the header: what the states belong to, and what it wants to know before reading a section.
 pub const Identity = extern struct {
@@ -89,6 +93,7 @@ pub fn align_up(offset: u64) ?u64 {
 test {
     _ = @import("state_file_writer.zig");
     _ = @import("state_file_reader.zig");
+    _ = @import("state_file_temporary.zig");
 }
 
 test "a place is the next multiple of 64" {

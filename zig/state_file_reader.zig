@@ -195,6 +195,10 @@ fn read_header(mapped: gguf_map.Bytes, shown: Shown) Error!Header {
         const sentence = "{f}: damaged: it has {d} bytes, expected {d}";
         return status.fail(error.BadFormat, sentence, .{ shown, mapped.len, header.file_bytes });
     }
+    if (header.section_count > state_file.sections_max) {
+        const sentence = "{f}: damaged: its header promises {d} sections, expected at most {d}";
+        return status.fail(error.BadFormat, sentence, .{ shown, header.section_count, state_file.sections_max });
+    }
     const table_bytes = @as(u64, header.section_count) * @sizeOf(Section);
     if (header.header_bytes != @sizeOf(Header) or header.entry_bytes != @sizeOf(Section) or
         !std.mem.eql(u8, &header.magic, magic) or header.table_offset % state_file.alignment != 0 or
@@ -523,6 +527,9 @@ test "tables with right checksums and wrong places are refused" {
         fn more(header: *Header, _: []Section) void {
             header.section_count = std.math.maxInt(u32);
         }
+        fn one_more(header: *Header, _: []Section) void {
+            header.section_count += 1;
+        }
         fn fewer(header: *Header, _: []Section) void {
             header.section_count -= 1;
         }
@@ -559,7 +566,8 @@ test "tables with right checksums and wrong places are refused" {
         .{ changes.unknown, "its format 0 is not known, expected 1" },
         .{ changes.longer, "cut short: 4416 of 4417 bytes" },
         .{ changes.shorter, "damaged: it has 4416 bytes, expected 4415" },
-        .{ changes.more, "the sizes in its header contradict each other" },
+        .{ changes.more, "its header promises 4294967295 sections, expected at most 16777216" },
+        .{ changes.one_more, "the sizes in its header contradict each other" },
         .{ changes.fewer, "the sizes in its header contradict each other" },
         .{ changes.earlier_table, "its table of sections does not match its checksum" },
         .{ changes.shifted, "entry 4 of its table starts at byte 1281, expected 1280" },

@@ -2,27 +2,24 @@
 //!
 //! The bytes go to a temporary file in the folder of the target, which takes the target's place only when it is whole
 //! and on the disk. Until then the old file is untouched; a failure removes the temporary file. A process that is
-//! killed leaves its temporary file behind, but never a part of a file under the target's name.
+//! killed leaves its temporary file behind, which the next one that writes to the same target removes, but never a part
+//! of a file under the target's name.
 
 const std = @import("std");
 const builtin = @import("builtin");
 const status = @import("status.zig");
 const state_file = @import("state_file.zig");
+const temporary_file = @import("state_file_temporary.zig");
 const Shown = @import("gguf_map.zig").Shown;
 
 const assert = std.debug.assert;
 const Error = status.Error;
 
 const buffer_bytes = 1 << 20;
-/// The longest name that file systems take.
-const name_bytes_max = 255;
-/// What makes a name temporary: the target's, this process, and a number that nobody else has.
-const temporary_form = "{s}.tmp-{d}-{x:0>16}";
-const temporary_extra_bytes_max = ".tmp-".len + 10 + "-".len + 16;
-/// A free name is found at the first try, unless someone else plays with such names.
-const name_tries_max = 100;
 /// Of a resolved path: PATH_MAX of the systems that we build for.
 const path_bytes_max = 4096;
+/// As many as the systems follow.
+const links_max = 40;
 
 /// Belongs to one thread at a time. A call that fails abandons the file.
 pub const Writer = struct {
@@ -32,13 +29,12 @@ pub const Writer = struct {
     path: [:0]const u8,
     /// The finished file's name in its folder.
     target: [:0]const u8,
-    /// Its name in the same folder until then.
-    temporary: [name_bytes_max:0]u8 = @splat(0),
+    /// What is written until then, in the same folder.
+    temporary: temporary_file.Temporary = .{},
     buffer: []u8,
     buffered: usize = 0,
     /// Names are looked up in this open folder, so that it does not matter if the process changes its own.
     folder: std.c.fd_t = -1,
-    file: std.c.fd_t = -1,
     /// In the file, of the next byte; those in the buffer are counted.
     offset: u64 = 0,
     sections: std.array_hash_map.Auto(state_file.Key, state_file.Section) = .empty,
@@ -56,8 +52,12 @@ pub const Writer = struct {
         var writer = try allocate(gpa, path);
         errdefer writer.abandon();
         try writer.open_folder();
-        try writer.refuse_odd_target();
-        try writer.open_temporary();
+        const replaced = try writer.target_facts();
+        if (replaced) |facts| try writer.refuse_odd_target(facts);
+        temporary_file.remove_leftovers(writer.folder, writer.target);
+        const created = writer.temporary.create(writer.folder, writer.target);
+        if (created != .SUCCESS) return writer.fail(created);
+        if (replaced) |facts| writer.keep_permissions(facts);
         // The header's place, which is filled at the end.
         try writer.put(&@as([@sizeOf(state_file.Header)]u8, @splat(0)));
         return writer;
@@ -112,11 +112,11 @@ pub const Writer = struct {
         assert(self.is_open and !self.is_in_section);
         errdefer self.abandon();
         try self.put_table(identity);
-        const synced = sync(self.file);
+        const synced = sync(self.temporary.file);
         if (synced != .SUCCESS) return self.fail(synced);
-        const moved = std.c.renameat(self.folder, &self.temporary, self.folder, self.target);
+        const moved = std.c.renameat(self.folder, &self.temporary.name, self.folder, self.target);
         if (moved != 0) return self.fail(std.c.errno(moved));
-        self.close_file();
+        self.temporary.close();
 
         switch (sync(self.folder)) {
             // File systems that cannot sync a folder say so.
@@ -133,11 +133,7 @@ pub const Writer = struct {
     /// Removes the temporary file. Does nothing after `finish`, after a failure, or a second time.
     pub fn abandon(self: *Writer) void {
         if (!self.is_open) return;
-        if (self.file >= 0) {
-            self.close_file();
-            // Nothing better can be done with a file that cannot be removed than to leave it.
-            _ = std.c.unlinkat(self.folder, &self.temporary, 0);
-        }
+        if (self.temporary.file >= 0) self.temporary.remove(self.folder);
         self.release();
     }
 
@@ -151,19 +147,13 @@ pub const Writer = struct {
     }
 
     fn release(self: *Writer) void {
-        assert(self.is_open and self.file < 0);
+        assert(self.is_open and self.temporary.file < 0);
         if (self.folder >= 0) _ = std.c.close(self.folder);
         self.sections.deinit(self.gpa);
         self.gpa.free(self.buffer);
         self.gpa.free(self.target);
         self.gpa.free(self.path);
         self.is_open = false;
-    }
-
-    fn close_file(self: *Writer) void {
-        // What closing might report was reported when syncing, or matters no longer.
-        _ = std.c.close(self.file);
-        self.file = -1;
     }
 
     /// Splits the target's path: from here on it is a name in an open folder.
@@ -179,57 +169,34 @@ pub const Writer = struct {
         if (self.folder < 0) return self.fail(std.c.errno(self.folder));
     }
 
+    /// Null if there is no such file yet.
+    fn target_facts(self: *Writer) Error!?temporary_file.Facts {
+        var facts: temporary_file.Facts = undefined;
+        return switch (facts.read(self.folder, self.target)) {
+            .SUCCESS => facts,
+            .NOENT => null,
+            else => |code| self.fail(code),
+        };
+    }
+
     /// Renaming would put the new file even into the place of a device.
-    fn refuse_odd_target(self: *Writer) Error!void {
-        const mode = try self.target_mode() orelse return;
-        if (std.c.S.ISREG(mode)) return;
-        if (std.c.S.ISDIR(mode)) return self.fail(.ISDIR);
+    fn refuse_odd_target(self: *Writer, facts: temporary_file.Facts) Error!void {
+        if (std.c.S.ISREG(facts.mode)) return;
+        if (std.c.S.ISDIR(facts.mode)) return self.fail(.ISDIR);
         const sentence = "{f}: the state cannot be saved: this is a pipe or a device";
         return status.fail(error.Io, sentence, .{Shown.path(self.path)});
     }
 
-    /// Null if there is no such file yet.
-    fn target_mode(self: *Writer) Error!?std.c.mode_t {
-        var found: if (builtin.os.tag == .linux) std.os.linux.Statx else std.c.Stat = undefined;
-        const code = std.c.errno(if (builtin.os.tag == .linux)
-            std.c.statx(self.folder, self.target, 0, .{ .TYPE = true }, &found)
-        else
-            std.c.fstatat(self.folder, self.target, &found, 0));
-        return switch (code) {
-            .SUCCESS => found.mode,
-            .NOENT => null,
-            else => self.fail(code),
-        };
-    }
-
-    fn open_temporary(self: *Writer) Error!void {
-        const flags: std.c.O = .{ .ACCMODE = .WRONLY, .CREAT = true, .EXCL = true, .CLOEXEC = true };
-        for (0..name_tries_max) |_| {
-            self.name_temporary();
-            // The umask takes away what it forbids.
-            const fd = std.c.openat(self.folder, &self.temporary, flags, @as(c_uint, 0o644));
-            const code = std.c.errno(fd);
-            if (code == .EXIST or code == .INTR) continue;
-            if (code != .SUCCESS) return self.fail(code);
-            self.file = fd;
-            return;
-        }
-        return self.fail(.EXIST);
-    }
-
-    fn name_temporary(self: *Writer) void {
-        var time: std.c.timespec = undefined;
-        assert(std.c.clock_gettime(.MONOTONIC, &time) == 0);
-        const pid = std.c.getpid();
-        const salt = [_]i64{ pid, @intCast(time.sec), @intCast(time.nsec), @bitCast(@intFromPtr(self.buffer.ptr)) };
-        const number = state_file.checksum(std.mem.asBytes(&salt));
-        // A name near the limit is cut, between two characters.
-        var kept = @min(self.target.len, name_bytes_max - temporary_extra_bytes_max);
-        while (kept < self.target.len and kept > 0 and self.target[kept] & 0xc0 == 0x80) kept -= 1;
-        const parts = .{ self.target[0..kept], @as(u32, @intCast(pid)), number };
-        self.temporary = @splat(0);
-        // It fits: the target's part was cut to what the others leave.
-        _ = std.fmt.bufPrint(&self.temporary, temporary_form, parts) catch unreachable;
+    /// Lets those read and write the new file who may the old one, and nobody else.
+    fn keep_permissions(self: *Writer, replaced: temporary_file.Facts) void {
+        const file = self.temporary.file;
+        var mode = replaced.mode & 0o777;
+        // Who is not root may give a file only to groups of its own: another group gets no right.
+        const is_given = std.c.fchown(file, replaced.user, replaced.group) == 0 or
+            std.c.fchown(file, std.math.maxInt(std.c.uid_t), replaced.group) == 0;
+        if (!is_given) mode &= 0o707;
+        // File systems without permissions refuse; there is nothing to keep.
+        _ = std.c.fchmod(file, mode);
     }
 
     /// Ends with the table; the header goes to the start.
@@ -277,7 +244,7 @@ pub const Writer = struct {
         var written: usize = 0;
         while (written < bytes.len) {
             const rest = bytes[written..];
-            const count = std.c.pwrite(self.file, rest.ptr, rest.len, @intCast(offset + written));
+            const count = std.c.pwrite(self.temporary.file, rest.ptr, rest.len, @intCast(offset + written));
             switch (std.c.errno(count)) {
                 .SUCCESS => {
                     // A file takes some of the bytes or fails; who takes none would keep us here for ever.
@@ -295,15 +262,32 @@ pub const Writer = struct {
     }
 };
 
-/// The path with symbolic links followed, or the same path if there is no file of that name yet.
+/// The path with symbolic links followed, also where the last one leads to a name that no file has yet.
 fn resolve(gpa: std.mem.Allocator, path: [:0]const u8) Error![:0]const u8 {
     // Only a folder can be meant, whether it exists or not.
     if (path[path.len - 1] == '/') return fail_saving(path, .ISDIR);
-    var buffer: [path_bytes_max]u8 = undefined;
-    if (std.c.realpath(path, &buffer)) |resolved| return gpa.dupeSentinel(u8, std.mem.span(resolved), 0);
-    const code = std.c.errno(-1);
-    if (code != .NOENT) return fail_saving(path, code);
-    return gpa.dupeSentinel(u8, path, 0);
+    var at = try gpa.dupeSentinel(u8, path, 0);
+    errdefer gpa.free(at);
+    for (0..links_max) |_| {
+        var buffer: [path_bytes_max]u8 = undefined;
+        const found = std.c.realpath(at, &buffer);
+        const code = std.c.errno(if (found == null) @as(c_int, -1) else 0);
+        if (found == null and code != .NOENT) return fail_saving(path, code);
+        const next = if (found) |whole| std.mem.span(whole) else read_link(at, &buffer) orelse return at;
+        const folder = std.fs.path.dirnamePosix(at) orelse ".";
+        const parts: []const []const u8 = if (next[0] == '/') &.{next} else &.{ folder, "/", next };
+        const followed = try std.mem.concatWithSentinel(gpa, u8, parts, 0);
+        gpa.free(at);
+        at = followed;
+        if (found != null) return at;
+    }
+    return fail_saving(path, .LOOP);
+}
+
+/// What a symbolic link leads to; null where it is none.
+fn read_link(path: [:0]const u8, buffer: []u8) ?[]const u8 {
+    const bytes = std.c.readlink(path, buffer.ptr, buffer.len);
+    return if (bytes > 0) buffer[0..@intCast(bytes)] else null;
 }
 
 fn fail_saving(path: []const u8, code: std.c.E) Error {
@@ -478,7 +462,7 @@ fn fill_disk(writer: *Writer) !void {
     const full = std.c.open("/dev/full", .{ .ACCMODE = .WRONLY });
     try testing.expect(full >= 0);
     defer _ = std.c.close(full);
-    try testing.expectEqual(writer.file, std.c.dup2(full, writer.file));
+    try testing.expectEqual(writer.temporary.file, std.c.dup2(full, writer.temporary.file));
 }
 
 test "a full disk is reported by whichever call meets it, and the old file stays" {
@@ -587,16 +571,83 @@ test "the longest names are written" {
     try testing.expectEqual(2, try folder.count());
 }
 
-test "the permissions are those of new files" {
+fn expect_mode(folder: *Folder, name: []const u8, mode: std.c.mode_t) !void {
+    var facts: temporary_file.Facts = undefined;
+    const here = std.c.open(".", .{ .DIRECTORY = true });
+    defer _ = std.c.close(here);
+    try testing.expectEqual(std.c.E.SUCCESS, facts.read(here, try folder.path(name)));
+    try testing.expectEqual(mode, facts.mode & 0o777);
+}
+
+test "a new file is its user's alone, and one that is replaced keeps its permissions" {
     var folder: Folder = .init();
     defer folder.deinit();
-    const mask = std.c.umask(0o026);
+    const mask = std.c.umask(0o022);
     defer _ = std.c.umask(mask);
     try folder.write_sample("a.state");
-    var writer = try Writer.create(testing.allocator, try folder.path("a.state"));
-    defer writer.abandon();
-    const mode = (try writer.target_mode()).?;
-    try testing.expectEqual(0o640, mode & 0o777);
+    try expect_mode(&folder, "a.state", 0o600);
+    for ([_]std.c.mode_t{ 0o664, 0o640, 0o604, 0o400 }) |mode| {
+        try testing.expectEqual(0, std.c.chmod(try folder.path("a.state"), mode));
+        try folder.write_sample("a.state");
+        try expect_mode(&folder, "a.state", mode);
+    }
+}
+
+test "a replaced file's group stays, or loses its right" {
+    // Only root can make a file of another group.
+    if (std.c.geteuid() != 0) return error.SkipZigTest;
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write_sample("a.state");
+    const path = try folder.path("a.state");
+    try testing.expectEqual(0, std.c.fchownat(std.c.AT.FDCWD, path, 65_534, 12_345, 0));
+    try testing.expectEqual(0, std.c.chmod(path, 0o664));
+    try folder.write_sample("a.state");
+    try expect_mode(&folder, "a.state", 0o664);
+    try testing.expectEqual(0, std.c.chmod(try folder.path(""), 0o777));
+    {
+        try testing.expectEqual(0, std.c.seteuid(65_534));
+        defer assert(std.c.seteuid(0) == 0);
+        try folder.write_sample("a.state");
+    }
+    // The process still is of root's group.
+    try expect_mode(&folder, "a.state", 0o604);
+}
+
+test "the next writer removes what a killed one left, and not what another writes" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    try folder.write("a.state.tmp-4194304-0123456789abcdef", "a part");
+    var first = try start_other(&folder, "a.state", 10);
+    defer first.abandon();
+    var second = try start_other(&folder, "a.state", 10);
+    defer second.abandon();
+    try testing.expectEqual(2, try folder.count());
+    for ([_]*Writer{ &first, &second }) |writer| {
+        writer.end_section();
+        try writer.finish(folder.identity);
+    }
+    try testing.expectEqual(1, try folder.count());
+}
+
+test "a symbolic link to a file that is not there yet stays" {
+    var folder: Folder = .init();
+    defer folder.deinit();
+    const dir = folder.temporary.dir;
+    try dir.createDir(testing.io, "real", .default_dir);
+    try dir.symLink(testing.io, "real/first", "link", .{});
+    try dir.symLink(testing.io, "a.state", "real/first", .{});
+    try folder.write_sample("link");
+    const content = try folder.read("real/a.state");
+    defer testing.allocator.free(content);
+    for ([_][]const u8{ "link", "real/first" }) |name| {
+        var buffer: [64]u8 = undefined;
+        try testing.expect(std.c.readlink(try folder.path(name), &buffer, buffer.len) > 0);
+    }
+    try testing.expectEqual(2, try folder.count());
+    try dir.symLink(testing.io, "missing/a.state", "lost", .{});
+    try testing.expectError(error.Io, Writer.create(testing.allocator, try folder.path("lost")));
+    try expect_sentence("lost", "there is no such folder");
 }
 
 test "memory that runs out leaves no file" {

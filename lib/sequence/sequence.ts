@@ -87,7 +87,12 @@ export class Sequence implements Disposable {
 
   /**
    * Saves the sequence and its snapshots to a file, from which `model.restore` brings them back. The file is written
-   * under another name, synced and renamed: a crash leaves the old file or the new one.
+   * under another name (`PATH.tmp-...`), synced and renamed: a crash leaves the old file or the new one, and what it left
+   * of writing goes with the next save to the same path.
+   *
+   * Tokens are private: a new file can be read and written by its user only. One that is replaced keeps its permissions,
+   * owner and group, as far as this process may give them. A symbolic link stays, and what it leads to is written; a
+   * folder or a device is refused.
    */
   save(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     return saveTogether(this.host, path, [this], options.signal);
