@@ -212,7 +212,8 @@ pub const AttentionPool = struct {
             h.min = pieces[0].position;
             h.end = pieces[pieces.len - 1].end();
         } else {
-            h.min = if (pool.lets_go()) end else 0;
+            // A window may have let go everything, and still ends where its sequence does.
+            h.min = if (pool.lets_go() or h.dropped > 0) end else 0;
             h.end = h.min;
         }
     }
@@ -352,6 +353,27 @@ pub const AttentionPool = struct {
 
 const testing = std.testing;
 const sample = @import("attention_sample.zig");
+
+test "a window that let go everything ends where it did, also where it comes to a pool that keeps all" {
+    var pool: AttentionPool = try .init(testing.allocator, .{
+        .extent = .chunked,
+        .window = 8,
+        .sequences = 1,
+        .context = 64,
+        .batch = 8,
+        .whole = true,
+    });
+    defer pool.deinit();
+    var plan: AttentionPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    try pool.adopt(0, &.{}, 16, 16, .{});
+    try testing.expectEqual(batch.Range{ .min = 16, .end = 16 }, pool.held(0));
+    const next: batch.Run = .{ .sequence = 0, .first_row = 0, .count = 1, .first_position = 16 };
+    try sample.step(&pool, &plan, &.{next});
+    pool.commit(&plan, &.{next});
+    try testing.expectEqual(batch.Range{ .min = 16, .end = 17 }, pool.held(0));
+    try testing.expectEqual(16, plan.rows.items[0].low);
+}
 
 test "a full pool is seen before anything changes" {
     var pool = try sample.pool(.all, 0);
