@@ -16,6 +16,9 @@ pub fn refusal(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32, how: M
     // A window may have let go everything, and still ends where the sequence does.
     const is_past = p0 >= h.end or p1 <= h.min;
     if (h.dropped > 0 and (p1 >= h.end or !is_past)) return "positions before its window are gone; load with whole windows to move positions";
+    // What was let go can move as well, but not to where it would be seen.
+    const out_of_sight = @min(h.whole_from, pool.lowest_seen(h.end));
+    if (h.dropped > 0 and how.apply(p1 - 1) >= out_of_sight) return "positions that its window let go would be seen again";
     if (h.min == h.end or is_past) return null;
     if (how == .divide and pool.lets_go()) return "a window cannot be divided";
     const first = @max(p0, h.min);
@@ -213,4 +216,28 @@ test "sliding along by cutting and moving takes no more blocks, shared or separa
         pool.clear(1);
         try testing.expectEqual(total, pool.blocks.free_count);
     }
+}
+
+test "what a window let go does not move to where it would be seen" {
+    var pool = try sample.pool(.sliding, 16);
+    defer pool.deinit();
+    var plan: AttentionPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    var copies: std.ArrayList(CellCopy) = .empty;
+    defer copies.deinit(testing.allocator);
+    var turns: std.ArrayList(CellTurn) = .empty;
+    defer turns.deinit(testing.allocator);
+    const first: batch.Run = .{ .sequence = 0, .first_row = 0, .count = 15, .first_position = 0 };
+    try sample.step(&pool, &plan, &.{first});
+    pool.commit(&plan, &.{first});
+    // Positions 0 to 9, a hole, and 40 to 44, of which a step to 50 leaves those from 40 on.
+    try pool.own_range(0, 10, 15, &copies);
+    try pool.move(0, 10, 15, .{ .shift = 30 }, &turns);
+    const next: batch.Run = .{ .sequence = 0, .first_row = 0, .count = 5, .first_position = 45 };
+    try sample.step(&pool, &plan, &.{next});
+    pool.commit(&plan, &.{next});
+    try testing.expectEqual(batch.Range{ .min = 40, .end = 50 }, pool.held(0));
+    try testing.expectEqual(null, pool.move_refusal(0, 0, 10, .{ .shift = 24 }));
+    try testing.expect(pool.move_refusal(0, 0, 10, .{ .shift = 26 }) != null);
+    try testing.expect(pool.move_refusal(0, 0, 30, .{ .divide = 2 }) == null);
 }
