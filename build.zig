@@ -9,7 +9,8 @@
 //!   zig build abi        writes lib/native/abi.ts from the exported functions
 //!   zig build fmt        formats the Zig sources
 //!
-//! `-Dggml=DIR` is the unpacked source of ggml (ggml/manifest.json names it); set-up passes it.
+//! `-Dggml=DIR` is the unpacked source of ggml (ggml/manifest.json names it); set-up passes it. With `-Dpoison` free
+//! cells and fresh buffers always hold NaN, as they do in any build where STRATA_POISON is set.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -35,6 +36,11 @@ pub fn build(b: *std.Build) void {
     // A debug build of ggml is 50 times slower and checks nothing of ours.
     const ggml: Ggml = .init(b, target, ggml_path, .fast);
     const core = core_module(b, target, optimize, ggml);
+    const options = b.addOptions();
+    options.addOption(bool, "poison", b.option(bool, "poison", "free cells and fresh buffers always hold NaN") orelse false);
+    core.addOptions("options", options);
+    const plain_options = b.addOptions();
+    plain_options.addOption(bool, "poison", false);
 
     const library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = core });
     const lib_step = b.step("lib", "build the shared library (the default)");
@@ -46,6 +52,7 @@ pub fn build(b: *std.Build) void {
     for (release_builds) |build_of| {
         const other = b.resolveTargetQuery(build_of.query());
         const other_core = core_module(b, other, .fast, .init(b, other, ggml_path, .fast));
+        other_core.addOptions("options", plain_options);
         other_core.strip = true;
         const other_library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = other_core });
         const folder = b.fmt("release/{s}", .{build_of.name});
@@ -60,6 +67,7 @@ pub fn build(b: *std.Build) void {
         const other = b.resolveTargetQuery(query);
         const other_ggml: Ggml = .init(b, other, ggml_path, .debug);
         const other_core = core_module(b, other, .debug, other_ggml);
+        other_core.addOptions("options", plain_options);
         const other_library = b.addLibrary(.{ .name = "strata", .linkage = .dynamic, .root_module = other_core });
         cross_step.dependOn(&other_library.step);
     }

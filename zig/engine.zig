@@ -675,7 +675,7 @@ pub const Engine = struct {
         graph: *Graph,
     ) status.Error!void {
         try self.bind(graph);
-        if (self.config.has(Config.Flags.poison)) tensor_data.poison_buffer(self.compute);
+        if (self.config.is_poisoned()) tensor_data.poison_buffer(self.compute);
         graph.fill(sub_batch, batch.tokens[sub_batch.first_token..][0..sub_batch.row_count], &self.plan);
         const finished = &graph.finished.?;
         var plan = finished.plan;

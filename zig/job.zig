@@ -1,6 +1,7 @@
 //! What an engine is given to do, and by what settings; and what it counts.
 
 const std = @import("std");
+const options = @import("options");
 const c = @import("ggml");
 const status = @import("status.zig");
 const batch_file = @import("batch.zig");
@@ -50,6 +51,10 @@ pub const Config = extern struct {
         return config.flags & flag != 0;
     }
 
+    pub fn is_poisoned(config: Config) bool {
+        return config.has(Flags.poison) or options.poison;
+    }
+
     pub fn memory(config: Config) memory_layout.Config {
         return .{
             .sequences = @intCast(config.sequences),
@@ -60,7 +65,7 @@ pub const Config = extern struct {
             .cells = @intCast(config.cells),
             .separate = config.has(Flags.separate),
             .whole_windows = config.has(Flags.whole_windows),
-            .poison = config.has(Flags.poison),
+            .poison = config.is_poisoned(),
             .half_snapshots = config.has(Flags.half_snapshots),
         };
     }

@@ -567,7 +567,7 @@ pub const Memory = struct {
         if (memory.config.poison) memory.poison_cells(plan);
     }
 
-    /// Fills all cells that nobody has written with NaN, those that the step will write among them.
+    /// Fills all cells that nobody has written with NaN, those that the step will write and not read among them.
     fn poison_cells(memory: *Memory, plan: *const Plan) void {
         for (memory.declarations, memory.tensors) |d, tensors| {
             if (d.shared_from >= 0) continue;
@@ -582,7 +582,10 @@ pub const Memory = struct {
                 },
                 .recurrent => |leaf| {
                     for (leaf.cells.references, 0..) |owners, cell| if (owners == 0) tensor_data.poison_rows(tensor, cell, 1);
-                    for (plan.pools[tensors.pool].recurrent.cuts.items) |cut| tensor_data.poison_rows(tensor, cut.cell, 1);
+                    const recurrent = &plan.pools[tensors.pool].recurrent;
+                    for (recurrent.cuts.items) |cut| {
+                        if (!recurrent.courses.items[cut.run].in_place) tensor_data.poison_rows(tensor, cut.cell, 1);
+                    }
                 },
             };
         }
