@@ -23,6 +23,9 @@ export const releaseLibraries = ["avx512vnni", "avx2", "baseline"];
 
 export const platformName = "ggstrata-linux-x64";
 
+/** Whether what is in the packages runs here. */
+export const packs = () => `${process.platform}-${process.arch}` === "linux-x64";
+
 /**
  * Builds the libraries of the platform package and says where they lie.
  *

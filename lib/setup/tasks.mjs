@@ -8,7 +8,7 @@ import { removeLeftovers } from "./files.mjs";
 import { zigEnvironment } from "./library.mjs";
 import { withLock } from "./lock.mjs";
 import { ensureModels } from "./models.mjs";
-import { buildReleases, packAll } from "./pack.mjs";
+import { buildReleases, packAll, packs } from "./pack.mjs";
 import { pathsOf } from "./paths.mjs";
 import { Progress, seconds } from "./progress.mjs";
 import { ensure } from "./setup.mjs";
@@ -65,15 +65,24 @@ async function pack() {
   const packed = await withLock(join(paths.packages, "lock"), async () => {
     removeLeftovers(paths.packages);
     const progress = new Progress(2);
-    const libraries = await progress.step("Libraries for three kinds of CPU (minutes, the first time)", (step) =>
-      buildReleases(paths, zig, step),
-    );
+    const libraries = await releases(paths, progress);
     return progress.step("Packages", async () => packAll(paths, zig, libraries));
   });
   for (const { file, bytes } of packed) {
     process.stdout.write(`${relative(process.cwd(), file) || file} (${(bytes / 1e6).toFixed(1)} MB)\n`);
   }
   return { code: 0, signal: null };
+}
+
+/**
+ * Builds the packages' libraries and shows how far it is.
+ *
+ * @param {Paths} paths
+ * @param {Progress} progress
+ */
+function releases(paths, progress) {
+  const title = "The packages' libraries, for three kinds of CPU (minutes, the first time)";
+  return progress.step(title, (step) => buildReleases(paths, findZig(paths).path, step));
 }
 
 /** @param {string[]} args */
@@ -113,6 +122,8 @@ async function runTests(args, env) {
     process.stderr.write(`${name}: ${countsLine(counts)}, in ${seconds(Date.now() - start_ms)}\n`);
   };
   if (args.length === 0) {
+    // The tests of the packages would build them too, without a word for minutes.
+    if (packs()) await releases(paths, new Progress(1));
     await run("Native tests", zig, ["build", "test", "fuzz", "--summary", "all", `-Dggml=${paths.ggml}`], zigCounts);
   }
   // Bun's own limit of 5 s is for tests without models.

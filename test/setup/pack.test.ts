@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from "node:path";
 import { bestLibrary, type PlatformLibrary } from "../../lib/native/platform-package.ts";
 import { filesBelow, statOf } from "../../lib/setup/files.mjs";
-import { packedFiles, platformName, releaseLibraries } from "../../lib/setup/pack.mjs";
+import { packedFiles, packs, platformName, releaseLibraries } from "../../lib/setup/pack.mjs";
 import { checkout } from "../../lib/setup/paths.mjs";
 import { readFixture } from "../plugins/reference.ts";
 import { Folder } from "./folder.ts";
@@ -23,7 +23,7 @@ test("the SDK's package holds its sources, and nothing of the checkout's tools a
 });
 
 // The libraries of the packages are for this platform alone.
-describe.if(process.platform === "linux" && process.arch === "x64")("the packages", () => {
+describe.if(packs())("the packages", () => {
   const archives = new Folder();
   let sdk: string;
   let platform: string;

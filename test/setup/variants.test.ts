@@ -3,14 +3,14 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cpuFlags, missingFeatures } from "../../lib/native/cpu.ts";
-import { releaseLibraries } from "../../lib/setup/pack.mjs";
+import { packs, releaseLibraries } from "../../lib/setup/pack.mjs";
 import { checkout } from "../../lib/setup/paths.mjs";
 import { outcomeOf } from "./folder.ts";
 import { releaseBuilds } from "./packed.ts";
 
 setDefaultTimeout(300_000);
 
-describe.if(process.platform === "linux" && process.arch === "x64")("the packages' libraries", () => {
+describe.if(packs())("the packages' libraries", () => {
   const folders = new Map<string, string>();
   beforeAll(async () => {
     for (const { name, folder } of await releaseBuilds()) folders.set(name, folder);
