@@ -31,13 +31,15 @@ export function encodeNumbers(type: WrittenType, values: Float32Array<ArrayBuffe
   return type === "bf16" ? encodeBf16(values) : encodeQ8(values, name);
 }
 
+/** The smallest magnitude that is rounded to an infinity. */
+const beyond = 65520;
+
 function encodeF16(values: Float32Array, name: string): Uint8Array {
-  const halves = new Float16Array(values);
   for (let i = 0; i < values.length; i += 1) {
-    const value = values[i] as number;
-    if (Math.abs(halves[i] as number) === Infinity && Number.isFinite(value)) throw beyondF16(name, value);
+    const magnitude = Math.abs(values[i] as number);
+    if (magnitude >= beyond && magnitude < Infinity) throw beyondF16(name, values[i] as number);
   }
-  return new Uint8Array(halves.buffer);
+  return new Uint8Array(new Float16Array(values).buffer);
 }
 
 function beyondF16(name: string, value: number): StrataError {
