@@ -1,4 +1,5 @@
 export { StreamDecoder } from "./decode.ts";
+export type { TokenizerKind } from "./kinds.ts";
 export { StopMatcher, type StopResult } from "./stop.ts";
 export {
   type ChatMessage,

@@ -54,17 +54,14 @@ const lowerMark = "(?:(?=[\\p{L}\\p{M}])[^A-Z])";
 /** Words as newer tokenizers of DeepSeek's kind cut them: marks belong to letters, one punctuation mark may lead. */
 const marked = `${asciiPunctuation}[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+`;
 
-/** Letters and marks of any case with a contraction at their end. */
-const anyCase =
-  `[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+(?:${anyCaseContractions})?|DIGITS|` + `${symbols}[\\r\\n/]*|${spaces}`;
-
 /** The blocks that Kimi's tokenizer cuts out as Han. */
 const han =
   "\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{2a6df}\\u{2a700}-\\u{2ebef}\\u{2f800}-\\u{2fa1f}";
 
-/** Letters of East and South-East Asia that AFMoE's tokenizer keeps together. */
+/** What AFMoE's tokenizer keeps together: the letters of East and South-East Asia, and all from U+8C48 to U+FAFF. */
 const asianLetters =
-  "\\u4e00-\\u9fff\\u3400-\\u4dbf\\u8c48-\\ufaff\\u3040-\\u309f\\u30a0-\\u30ff\\uff65-\\uff9f\\u2f00-\\u2fdf\\u0e40-\\u0e7f\\u0e80-\\u0eff\\u1780-\\u17ff\\u1000-\\u109f\\uaa60-\\uaa7f\\ua9e0-\\ua9ff\\uac00-\\ud7af\\u1100-\\u11ff";
+  "\\u4e00-\\u9fff\\u3400-\\u4dbf\\u8c48-\\ufaff\\u3040-\\u309f\\u30a0-\\u30ff\\uff65-\\uff9f\\u2f00-\\u2fdf" +
+  "\\u0e40-\\u0e7f\\u0e80-\\u0eff\\u1780-\\u17ff\\u1000-\\u109f\\uaa60-\\uaa7f\\ua9e0-\\ua9ff\\u1100-\\u11ff";
 
 /** Runs of whitespace in powers of two, the largest first. */
 const spacesByPowers = [512, 256, 128, 64, 32, 16, 8, 4].map((n) => `[${S}]{${n}}(?![^${S}])`).join("|");
@@ -182,14 +179,14 @@ const table: readonly (readonly [names: string, cutters: readonly (string | Cuts
     [digitsInThrees, `[${asianLetters}]+`, `${marked}| ?[\\p{P}\\p{S}]+[\\r\\n]*|${spaces}`],
     { cleanUp: false },
   ],
-  ["tiny_aya cohere2moe", [digitsInThrees, anyCase.replace("DIGITS", "\\p{N}{1,3}")], { cleanUp: false }],
+  ["tiny_aya cohere2moe", [digitsInThrees, withMarks("\\p{N}{1,3}")], { cleanUp: false }],
   [
     "youtu",
     [
       "[\\uac00-\\ud7a3\\u3131-\\u318e]+|[\\uff01\\u2026\\u201c\\u201d\\u2018\\u2019\\u2014\\uff1a\\uff1b\\uff0c" +
         "\\u3001-\\u303f\\ufe30-\\ufe4f]+|[\\u3105-\\u312f]+|" +
         hanAndKana,
-      anyCase.replace("DIGITS", "\\p{N}"),
+      withMarks("\\p{N}"),
     ],
     { ignoreMerges: true, cleanUp: false },
   ],
@@ -328,6 +325,13 @@ function asciiDigitsInThrees(text: string, cut: (position: number) => void): voi
 
 function modern(endings: string, letters: string, digits: string, others: string): string {
   return `${endings}|${letters}|${digits}|${others}|${spaces}`;
+}
+
+/** Letters of any case and marks, with a contraction at their end. */
+function withMarks(digits: string): string {
+  return (
+    `[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+(?:${anyCaseContractions})?|${digits}|` + `${symbols}[\\r\\n/]*|${spaces}`
+  );
 }
 
 function mixedCase(first: string, rest: string, ending: string, digits: string): string {
