@@ -1,10 +1,14 @@
 import {
+  blockTensors,
   defineArchitecture,
+  float32,
   layerCount,
   mamba1Memory,
   mamba1Mixer,
   matrix,
+  negativeExp,
   optional,
+  supportsOnly,
   table,
   tapCount,
   vector,
@@ -65,5 +69,43 @@ export const mamba = defineArchitecture({
       x = g.add(x, mixed);
     }
     return g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
+  },
+
+  huggingFace: {
+    architectures: ["MambaForCausalLM"],
+    metadata: (c) => {
+      supportsOnly(c, "hidden_act", "silu");
+      return {
+        "mamba.block_count": c.count("num_hidden_layers"),
+        "mamba.context_length": 2 ** 20, // nothing in a checkpoint limits it
+        "mamba.embedding_length": c.count("hidden_size"),
+        "mamba.feed_forward_length": 0, // llama.cpp asks for these two
+        "mamba.attention.head_count": 0,
+        "mamba.ssm.conv_kernel": c.count("conv_kernel"),
+        "mamba.ssm.inner_size": c.count("intermediate_size"),
+        "mamba.ssm.state_size": c.count("state_size"),
+        "mamba.ssm.time_step_rank": c.count("time_step_rank"),
+        "mamba.ssm.dt_b_c_rms": false,
+        "mamba.attention.layer_norm_rms_epsilon": float32(c.number("layer_norm_epsilon")),
+        "mamba.vocab_size": c.count("vocab_size"),
+      };
+    },
+    tensors: (c) => ({
+      "token_embd.weight": "backbone.embeddings.weight",
+      "output_norm.weight": "backbone.norm_f.weight",
+      "output.weight": "lm_head.weight",
+      ...blockTensors(c.count("num_hidden_layers"), "backbone.layers", () => ({
+        "attn_norm.weight": "norm.weight",
+        "ssm_in.weight": "mixer.in_proj.weight",
+        "ssm_conv1d.weight": "mixer.conv1d.weight",
+        "ssm_conv1d.bias": "mixer.conv1d.bias",
+        "ssm_x.weight": "mixer.x_proj.weight",
+        "ssm_dt.weight": "mixer.dt_proj.weight",
+        "ssm_dt.bias": "mixer.dt_proj.bias",
+        ssm_a: negativeExp("mixer.A_log"),
+        ssm_d: "mixer.D",
+        "ssm_out.weight": "mixer.out_proj.weight",
+      })),
+    }),
   },
 });

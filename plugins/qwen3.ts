@@ -1,13 +1,19 @@
 import {
   attention,
+  attentionTensors,
+  blockTensors,
+  commonMetadata,
   defineArchitecture,
   gatedMlp,
   layerCount,
   matrix,
+  mlpTensors,
   optional,
+  ropeMetadata,
   ropeScale,
   selfAttention,
   share,
+  supportsOnly,
   table,
   vector,
   vocabularySize,
@@ -82,5 +88,27 @@ export const qwen3 = defineArchitecture({
       x = g.add(x, gatedMlp(g, g.rmsNorm(x, eps, layer.mlpNorm), layer));
     }
     return g.mulMat(w.head, g.rmsNorm(x, eps, w.norm));
+  },
+
+  huggingFace: {
+    architectures: ["Qwen3ForCausalLM"],
+    metadata: (c) => {
+      supportsOnly(c, "hidden_act", "silu");
+      supportsOnly(c, "use_sliding_window", false);
+      return { ...commonMetadata(c, "qwen3"), ...ropeMetadata(c, "qwen3") };
+    },
+    tensors: (c) => ({
+      "token_embd.weight": "model.embed_tokens.weight",
+      "output_norm.weight": "model.norm.weight",
+      "output.weight": "lm_head.weight",
+      ...blockTensors(c.count("num_hidden_layers"), "model.layers", () => ({
+        "attn_norm.weight": "input_layernorm.weight",
+        ...attentionTensors("self_attn"),
+        "attn_q_norm.weight": "self_attn.q_norm.weight",
+        "attn_k_norm.weight": "self_attn.k_norm.weight",
+        "ffn_norm.weight": "post_attention_layernorm.weight",
+        ...mlpTensors("mlp"),
+      })),
+    }),
   },
 });

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { convertModel, loadModel, openModelFile } from "ggstrata";
 import { nmse, readFixture } from "../plugins/reference.ts";
 import { fixtureFolder, readJsonFile, Workshop } from "./checkpoints.ts";
-import { bamba, graniteWithExperts } from "./inverse.ts";
+import { bamba, graniteWithExperts, mamba, qwen3 } from "./layouts.ts";
 
 const workshop = new Workshop();
 afterAll(() => rmSync(workshop.folder, { recursive: true }));
@@ -16,13 +16,15 @@ const tokenizer = {
 };
 
 test.each([
-  ["granitehybrid-moe", graniteWithExperts],
-  ["bamba", bamba],
-] as const)("%s in its published layout becomes the fixture's file", async (name, make) => {
+  ["granitehybrid-moe", "granitehybrid", graniteWithExperts],
+  ["bamba", "granitehybrid", bamba],
+  ["qwen3", "qwen3", qwen3],
+  ["mamba", "mamba", mamba],
+] as const)("%s in its published layout becomes the fixture's file", async (name, expected, make) => {
   const { config, tensors } = make();
   const path = workshop.path();
   const { architecture } = await convertModel(workshop.make({ "config.json": config, ...tokenizer }, tensors), path);
-  expect(architecture).toBe("granitehybrid");
+  expect(architecture).toBe(expected);
   using ours = openModelFile(path);
   using fixture = openModelFile(readFixture(name).model);
   expect(ours.tensors.map((tensor) => tensor.name).sort()).toEqual(fixture.tensors.map((tensor) => tensor.name).sort());

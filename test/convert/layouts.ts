@@ -1,7 +1,8 @@
 /**
- * Checkpoints made from fixtures that come without one: the published layout of granitemoehybrid and Bamba, filled from
- * a GGUF file. Written from the descriptions of both formats, and shares nothing with the conversion.
+ * Checkpoints made from fixtures that come without one: the published layouts of granitemoehybrid, Bamba, Qwen 3 and Mamba,
+ * filled from a GGUF file. Written from the descriptions of both formats, and shares nothing with the conversion.
  */
+import { openModelFile } from "ggstrata";
 import { Gguf } from "../model/gguf.ts";
 import { readFixture } from "../plugins/reference.ts";
 import { f32, type WrittenTensor } from "./checkpoints.ts";
@@ -14,10 +15,25 @@ interface Matrix {
 
 /** The tensors of a fixture by name. */
 export class FixtureTensors {
+  /** Numbers of the blocks. */
+  readonly blocks: readonly number[];
   private readonly gguf: Gguf;
+  private readonly numbers: ReadonlyMap<string, unknown>;
 
   constructor(name: string) {
-    this.gguf = Gguf.read(readFixture(name).model);
+    const { model } = readFixture(name);
+    this.gguf = Gguf.read(model);
+    this.blocks = [...new Set(this.gguf.tensors.flatMap((tensor) => /^blk\.(\d+)\./.exec(tensor.name)?.[1] ?? []))].map(
+      Number,
+    );
+    using file = openModelFile(model);
+    const { metadata } = file;
+    this.numbers = new Map(metadata.keys.map((key) => [key, metadata.get(key)]));
+  }
+
+  /** A number of the fixture's metadata. */
+  count(key: string): number {
+    return Number(this.numbers.get(key));
   }
 
   has(name: string): boolean {
@@ -192,6 +208,104 @@ export function bamba(): MadeCheckpoint {
         "model.embed_tokens.weight": t.plain("token_embd.weight"),
         "model.final_layernorm.weight": t.plain("output_norm.weight"),
         "lm_head.weight": t.plain("output.weight"),
+      },
+      ...layers,
+    ) as Record<string, WrittenTensor>,
+  };
+}
+
+/** qwen3, as Qwen3ForCausalLM keeps it. */
+export function qwen3(): MadeCheckpoint {
+  const t = new FixtureTensors("qwen3");
+  const names = {
+    attn_norm: "input_layernorm",
+    attn_q: "self_attn.q_proj",
+    attn_k: "self_attn.k_proj",
+    attn_v: "self_attn.v_proj",
+    attn_output: "self_attn.o_proj",
+    attn_q_norm: "self_attn.q_norm",
+    attn_k_norm: "self_attn.k_norm",
+    ffn_norm: "post_attention_layernorm",
+    ffn_gate: "mlp.gate_proj",
+    ffn_up: "mlp.up_proj",
+    ffn_down: "mlp.down_proj",
+  };
+  const layers = t.blocks.flatMap((i) =>
+    Object.entries(names).map(([own, theirs]) => {
+      return [`model.layers.${i}.${theirs}.weight`, t.plain(`blk.${i}.${own}.weight`)] as const;
+    }),
+  );
+  const head = t.has("output.weight") ? { "lm_head.weight": t.plain("output.weight") } : {};
+  const count = (key: string) => t.count(`qwen3.${key}`);
+  return {
+    config: {
+      architectures: ["Qwen3ForCausalLM"],
+      head_dim: count("attention.key_length"),
+      hidden_act: "silu",
+      hidden_size: count("embedding_length"),
+      intermediate_size: count("feed_forward_length"),
+      max_position_embeddings: count("context_length"),
+      num_attention_heads: count("attention.head_count"),
+      num_hidden_layers: t.blocks.length,
+      num_key_value_heads: count("attention.head_count_kv"),
+      rms_norm_eps: 1e-6,
+      rope_parameters: { rope_theta: count("rope.freq_base"), rope_type: "default" },
+      tie_word_embeddings: !t.has("output.weight"),
+      use_sliding_window: false,
+      vocab_size: 384,
+    },
+    tensors: {
+      "model.embed_tokens.weight": t.plain("token_embd.weight"),
+      "model.norm.weight": t.plain("output_norm.weight"),
+      ...head,
+      ...Object.fromEntries(layers),
+    },
+  };
+}
+
+/** mamba, as MambaForCausalLM keeps it. */
+export function mamba(): MadeCheckpoint {
+  const t = new FixtureTensors("mamba");
+  const layers = t.blocks.map((i): Record<string, WrittenTensor> => {
+    const [prefix, own] = [`backbone.layers.${i}`, (name: string) => `blk.${i}.${name}`];
+    const [channels, taps] = t.get(own("ssm_conv1d.weight")).shape as [number, number];
+    const decays = t.get(own("ssm_a"));
+    return {
+      [`${prefix}.norm.weight`]: t.plain(own("attn_norm.weight")),
+      [`${prefix}.mixer.in_proj.weight`]: t.plain(own("ssm_in.weight")),
+      [`${prefix}.mixer.conv1d.weight`]: t.plain(own("ssm_conv1d.weight"), [channels, 1, taps]),
+      [`${prefix}.mixer.conv1d.bias`]: t.plain(own("ssm_conv1d.bias")),
+      [`${prefix}.mixer.x_proj.weight`]: t.plain(own("ssm_x.weight")),
+      [`${prefix}.mixer.dt_proj.weight`]: t.plain(own("ssm_dt.weight")),
+      [`${prefix}.mixer.dt_proj.bias`]: t.plain(own("ssm_dt.bias")),
+      [`${prefix}.mixer.A_log`]: f32(
+        decays.shape,
+        decays.values.map((a) => Math.log(-a)),
+      ),
+      [`${prefix}.mixer.D`]: t.plain(own("ssm_d")),
+      [`${prefix}.mixer.out_proj.weight`]: t.plain(own("ssm_out.weight")),
+    };
+  });
+  const count = (key: string) => t.count(`mamba.${key}`);
+  return {
+    config: {
+      architectures: ["MambaForCausalLM"],
+      conv_kernel: count("ssm.conv_kernel"),
+      hidden_act: "silu",
+      hidden_size: count("embedding_length"),
+      intermediate_size: count("ssm.inner_size"),
+      layer_norm_epsilon: 1e-5,
+      num_hidden_layers: t.blocks.length,
+      state_size: count("ssm.state_size"),
+      time_step_rank: count("ssm.time_step_rank"),
+      use_bias: false,
+      use_conv_bias: true,
+      vocab_size: 384,
+    },
+    tensors: Object.assign(
+      {
+        "backbone.embeddings.weight": t.plain("token_embd.weight"),
+        "backbone.norm_f.weight": t.plain("output_norm.weight"),
       },
       ...layers,
     ) as Record<string, WrittenTensor>,
