@@ -23,6 +23,7 @@ export {
   type ExampleMetadata,
 } from "./model/architecture.ts";
 export {
+  guessingTensors,
   layerCount,
   perLayer,
   recurrentLayers,
@@ -37,7 +38,7 @@ export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
 export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";
 export { planMemory, type MemoryPlan, type PlannedMemory, type PlannedStep, type PlanOptions } from "./model/plan.ts";
-export { loadPlugin } from "./model/registry.ts";
+export { loadPlugin, type Plugin } from "./model/registry.ts";
 export { expertRouting, type RoutingDefaults } from "./model/routing.ts";
 export {
   experts,

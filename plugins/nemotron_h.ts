@@ -3,6 +3,7 @@ import {
   defineArchitecture,
   expertRouting,
   experts,
+  guessingTensors,
   layerCount,
   mamba2Memory,
   mamba2Mixer,
@@ -53,6 +54,8 @@ export const nemotronH = defineArchitecture({
       op: opWeights(c, layer, i),
     })),
   }),
+
+  ignores: (c) => c.guessing,
 
   graph: (g, c, w, memories) => {
     let x = g.getRows(w.embedding, g.tokens());
@@ -115,6 +118,7 @@ function readConfig(m: Metadata) {
     contextLength: m.count(key("context_length")),
     width,
     layers: readLayers(m, architecture),
+    guessing: guessingTensors(m, architecture),
     eps: m.number(key("attention.layer_norm_rms_epsilon"), undefined) ?? m.number(key("attention.layer_norm_epsilon")),
     // attention
     headDim,

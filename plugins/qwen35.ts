@@ -4,6 +4,7 @@ import {
   gatedDeltaMemory,
   gatedDeltaNet,
   gatedMlp,
+  guessingTensors,
   layerCount,
   matrix,
   optional,
@@ -55,6 +56,8 @@ export const qwen35 = defineArchitecture({
     })),
   }),
 
+  ignores: (c) => c.guessing,
+
   graph: (g, c, w, memories) => {
     const { eps, heads } = c;
     const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
@@ -93,6 +96,7 @@ function readConfig(m: Metadata) {
     vocabulary: vocabularySize(m, "qwen35"),
     contextLength: m.count(key("context_length")),
     layers: readLayers(m, heads),
+    guessing: guessingTensors(m, "qwen35"),
     width,
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     // attention

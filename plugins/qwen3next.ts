@@ -6,6 +6,7 @@ import {
   gatedDeltaMemory,
   gatedDeltaNet,
   gatedMlp,
+  guessingTensors,
   layerCount,
   matrix,
   optional,
@@ -64,6 +65,8 @@ export const qwen3next = defineArchitecture({
     })),
   }),
 
+  ignores: (c) => c.guessing,
+
   graph: (g, c, w, memories) => {
     const { eps, heads } = c;
     const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
@@ -102,6 +105,7 @@ function readConfig(m: Metadata) {
     vocabulary: vocabularySize(m, "qwen3next"),
     contextLength: m.count(key("context_length")),
     layers: readLayers(m, heads),
+    guessing: guessingTensors(m, "qwen3next"),
     width,
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     // attention

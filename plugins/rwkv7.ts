@@ -46,6 +46,9 @@ export const rwkv7 = defineArchitecture({
     })),
   }),
 
+  // Files have these for the first layer too, which mixes no earlier layer's values into its own.
+  ignores: () => ["blk.0.time_mix_v0.weight", "blk.0.time_mix_v1.weight", "blk.0.time_mix_v2.weight"],
+
   graph: (g, c, w, memories) => {
     let x = layerNorm(g, g.getRows(w.embedding, g.tokens()), c.eps, w.embeddingNorm, w.embeddingNormBias);
     let firstValues: Tensor | undefined;

@@ -1,16 +1,8 @@
-import {
-  describeMemory,
-  openModelFile,
-  type Architecture,
-  type MemoryOptions,
-  type ModelFile,
-  type ModelMemory,
-} from "../index.ts";
+import { describeMemory, openModelFile, type MemoryOptions, type ModelFile, type ModelMemory } from "../index.ts";
 import type { Metadata, MetadataValue } from "../model/metadata.ts";
-import { builtinArchitectures } from "../model/registry.ts";
+import { Registry, type Plugin } from "../model/registry.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes, formatTable } from "./format.ts";
-import { openPlugins } from "./open.ts";
 import { contextOption, kvOption, rollbackOption } from "./options.ts";
 import { UsageError } from "./usage.ts";
 
@@ -30,12 +22,12 @@ export interface Inspection {
 /** What the file and its architecture's declaration say, as plain data. */
 export async function inspectFile(
   file: ModelFile,
-  plugins: readonly Architecture[],
+  plugins: readonly Plugin[],
   options: Pick<MemoryOptions, "context" | "kv" | "rollback">,
 ): Promise<Inspection> {
   const architecture = file.metadata.string("general.architecture", undefined) ?? null;
-  const known = [...plugins, ...(await builtinArchitectures())];
-  const isKnown = known.some(({ names }) => architecture !== null && names.includes(architecture));
+  const registry = await Registry.open(plugins);
+  const isKnown = architecture !== null && registry.get(architecture) !== undefined;
   const described = isKnown ? await describeMemory(file, { ...options, plugins }) : undefined;
   const { layers = [], ...memory } = described ?? {};
   return {
@@ -116,7 +108,7 @@ function memoryText(
 
 function unknown(architecture: string | null): string {
   if (architecture === null) return "since the file names no architecture (general.architecture)";
-  return `since no plugin declares the architecture "${architecture}"; give one with --plugin FILE`;
+  return `since no plugin declares the architecture "${architecture}"; give one with --plugin PLUGIN`;
 }
 
 function short(value: unknown): string {
@@ -144,10 +136,9 @@ Kinds: unified, sliding, iswa, recurrent, hybrid, none. Arrays of more than ${lo
   async run({ values, positionals, output }) {
     const [path] = positionals;
     if (path === undefined || path === "") throw new UsageError("FILE is empty; give the name of a model file");
-    const plugins = await openPlugins(values);
     using file = openModelFile(path);
     const { ctx: context, kv, rollback } = values;
-    const inspection = await inspectFile(file, plugins, { context, kv, rollback });
+    const inspection = await inspectFile(file, values.plugin, { context, kv, rollback });
     if (output.json && inspection.memory === null) {
       await output.note(`strata: the memories are not known, ${unknown(inspection.architecture)}`);
     }

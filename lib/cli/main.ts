@@ -74,7 +74,7 @@ Usage: strata COMMAND [options]
 
 Commands:
 ${lines.join("")}
-Every command takes --json (one JSON document on stdout, everything else on stderr), --plugin FILE,
+Every command takes --json (one JSON document on stdout, everything else on stderr), --plugin PLUGIN,
 --debug and --help: strata generate --help
 
   strata generate -m model.gguf -p "The capital of France is" -n 32

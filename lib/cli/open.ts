@@ -4,8 +4,9 @@ import { formatBytes } from "./format.ts";
 import { Progress, type Output } from "./output.ts";
 
 /** The architectures that `--plugin` brought. */
-export function openPlugins(values: { readonly plugin: readonly string[] }): Promise<Architecture[]> {
-  return Promise.all(values.plugin.map((path) => loadPlugin(path)));
+export async function openPlugins(values: { readonly plugin: readonly string[] }): Promise<Architecture[]> {
+  const lists = await Promise.all(values.plugin.map((plugin) => loadPlugin(plugin)));
+  return lists.flat();
 }
 
 /** What all commands that run a model are told. */
@@ -21,12 +22,11 @@ export async function openModel(
   output: Output,
   signal: AbortSignal,
 ): Promise<Model> {
-  const plugins = await openPlugins(values);
   using progress = new Progress(output);
   const name = basename(values.model);
   return await loadModel(values.model, {
     ...options,
-    plugins,
+    plugins: values.plugin,
     signal,
     onProgress: ({ doneBytes, totalBytes }) => {
       const percent = totalBytes === 0 ? 100 : Math.floor((100 * doneBytes) / totalBytes);

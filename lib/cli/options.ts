@@ -145,7 +145,7 @@ function readNumber(text: string, spelling: string, { min, max, above = false }:
 /** Options of every command. */
 export const commonOptions = {
   json: flag("one JSON document on stdout, everything else on stderr"),
-  plugin: repeated("FILE", "also know the architecture of this plugin; may be repeated"),
+  plugin: repeated("PLUGIN", "also know the architectures of this file or npm package; may be repeated"),
   debug: flag("show where an error comes from"),
   help: flag("show this help", "h"),
 };

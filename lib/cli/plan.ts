@@ -1,7 +1,6 @@
 import { planMemory, type MemoryPlan, type PlannedMemory } from "../index.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes, formatTable } from "./format.ts";
-import { openPlugins } from "./open.ts";
 import {
   bytes,
   choice,
@@ -117,7 +116,7 @@ JSON: {"path", "architecture", "kind", "options": {...}, "layers": [{"index": 0,
     const [path] = positionals;
     if (path === undefined || path === "") throw new UsageError("FILE is empty; give the name of a model file");
     const planned = await planMemory(path, {
-      plugins: await openPlugins(values),
+      plugins: values.plugin,
       context: values.ctx,
       sequences: values.seqs,
       kv: values.kv,

@@ -1,7 +1,6 @@
 import { StrataError } from "../errors.ts";
 import { startServer } from "../server/index.ts";
 import { defineCommand } from "./command.ts";
-import { openPlugins } from "./open.ts";
 import { contextOption, countFrom, kvOption, modelOption, name, threadsOption, whole } from "./options.ts";
 import { Progress } from "./output.ts";
 import { formatBytes } from "./format.ts";
@@ -46,12 +45,11 @@ JSON: {"url": "http://127.0.0.1:8080"}, as soon as it listens
   strata serve -m model.gguf --port 8080
   curl http://127.0.0.1:8080/v1/completions -d '{"prompt": "Once", "max_tokens": 16}' -H 'content-type: application/json'`,
   async run({ values, output }) {
-    const plugins = await openPlugins(values);
     using progress = new Progress(output);
     const server = await startServer({
       path: values.model,
       load: {
-        plugins,
+        plugins: values.plugin,
         sequences: values.parallel ?? 4,
         context: values.ctx,
         kv: values.kv,

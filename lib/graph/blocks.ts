@@ -1,7 +1,8 @@
 import { StrataError } from "../errors.ts";
 import { recurrent, type RecurrentMemory } from "../memory/declaration.ts";
-import type { AttendOptions, Graph, RopeOptions } from "./graph.ts";
+import type { Graph } from "./graph.ts";
 import type { MemoryHandle } from "./memory.ts";
+import type { AttendOptions, RopeOptions } from "./options.ts";
 import { routedExperts, routeToExperts } from "./routing-blocks.ts";
 import type { Operand, Tensor } from "./tensor.ts";
 

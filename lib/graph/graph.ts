@@ -1,151 +1,29 @@
 import { StrataError } from "../errors.ts";
 import { Glu, RopeMode, SortOrder, Type, Unary } from "../native/abi.ts";
-import type { NativeGraph, OperationName, ScanShape, TensorFacts } from "../native/graph.ts";
-import type { MemoryHandle } from "./memory.ts";
+import type { GraphFacts, NativeGraph, OperationName, TensorFacts } from "../native/graph.ts";
+import { isWhole, shown } from "../shown.ts";
+import { Fingerprint } from "./fingerprint.ts";
+import type { LayerHandles, MemoryHandle } from "./memory.ts";
+import { MemoryUses } from "./memory-uses.ts";
+import type {
+  AttendOptions,
+  ConvolveOptions,
+  DeltaNetOptions,
+  LinearRecurrenceOptions,
+  RopeOptions,
+  ScanMamba1Options,
+  ScanOptions,
+  Wkv6Options,
+  Wkv7Options,
+  WkvOptions,
+} from "./options.ts";
+import { ropeNumbers } from "./rope.ts";
 import { Tensor, Weight, type Operand } from "./tensor.ts";
 
-export interface RopeOptions {
-  /** Elements of each head that are rotated, from the first. Default: all. */
-  readonly dims?: number;
-  /** "normal" rotates neighbours (2i, 2i + 1), "neox" rotates i with i + dims / 2. */
-  readonly mode: keyof typeof RopeMode;
-  /** Base of the frequencies. */
-  readonly base: number;
-  /** Multiplies positions: 1 / factor for linear scaling. Default 1. */
-  readonly scale?: number;
-  /** Divides each frequency, `[dims / 2]` (llama3 scaling). */
-  readonly factors?: Operand | undefined;
-}
+/** Operations whose operand of this index may be left out. */
+const optionalOperand: { readonly [name in OperationName]?: number } = { soft_max_ext: 1, rope_ext: 2 };
 
-export interface AttendOptions {
-  /** `[keyDim, heads, rows]` */
-  readonly queries: Operand;
-  /** `[keyDim, kvHeads, rows]`; left out where the memory is only read. */
-  readonly keys?: Operand;
-  /** `[valueDim, kvHeads, rows]` */
-  readonly values?: Operand;
-  /** Multiplies the products of queries and keys. Default 1 / sqrt(keyDim). */
-  readonly scale?: number;
-  /** Caps the products at ±softcap by tanh. Default: no cap. */
-  readonly softcap?: number;
-  /** Of a memory of keys without values: so many elements of a key, from its beginning, are the value. */
-  readonly valueDim?: number;
-}
-
-export interface ConvolveOptions {
-  /** Name of the state that holds the last inputs, `[channels, taps - 1]`. */
-  readonly state: string;
-  /** `[taps, channels]` */
-  readonly weight: Operand;
-  /** `[channels]` */
-  readonly bias?: Operand | undefined;
-  /** Applies SiLU to the result. */
-  readonly silu?: boolean;
-}
-
-export interface ScanOptions extends ScanShape {
-  /** Name of the state, `[stateSize, headDim, heads]`. */
-  readonly state: string;
-  /** `[headDim * heads, rows]` */
-  readonly x: Operand;
-  /** `[heads, rows]`, before bias and softplus. */
-  readonly dt: Operand;
-  /** `[heads]` */
-  readonly dtBias?: Operand | undefined;
-  /** `[heads]`, negative: already -exp(A_log). */
-  readonly a: Operand;
-  /** `[stateSize * groups, rows]` */
-  readonly b: Operand;
-  /** `[stateSize * groups, rows]` */
-  readonly c: Operand;
-  /** `[heads]`, the skip. */
-  readonly d?: Operand | undefined;
-}
-
-export interface ScanMamba1Options {
-  /** Name of the state, `[stateSize, channels]`. */
-  readonly state: string;
-  /** `[channels, rows]` */
-  readonly x: Operand;
-  /** `[channels, rows]`, before bias and softplus. */
-  readonly dt: Operand;
-  /** `[channels]` */
-  readonly dtBias?: Operand | undefined;
-  /** `[stateSize, channels]`, negative: already -exp(A_log). */
-  readonly a: Operand;
-  /** `[stateSize, rows]` */
-  readonly b: Operand;
-  /** `[stateSize, rows]` */
-  readonly c: Operand;
-  /** `[channels]`, the skip. */
-  readonly d?: Operand | undefined;
-}
-
-/** Sizes times heads may also be two dimensions, `[keyDim, keyHeads, rows]`, with a token's heads next to each other. */
-export interface DeltaNetOptions {
-  /** Name of the state, `[keyDim, valueDim, valueHeads]`. */
-  readonly state: string;
-  readonly keyDim: number;
-  readonly valueDim: number;
-  readonly keyHeads: number;
-  /** A multiple of `keyHeads`. */
-  readonly valueHeads: number;
-  /** `[keyDim * keyHeads, rows]` */
-  readonly q: Operand;
-  /** `[keyDim * keyHeads, rows]` */
-  readonly k: Operand;
-  /** `[valueDim * valueHeads, rows]` */
-  readonly v: Operand;
-  /** Logarithm of the decay: one a head, `[valueHeads, rows]`, or one a key channel, `[keyDim * valueHeads, rows]`. */
-  readonly g: Operand;
-  /** `[valueHeads, rows]` */
-  readonly beta: Operand;
-  /**
-   * The key head of value head h: "blocks" is `h / (valueHeads / keyHeads)` (default), "interleaved" is `h % keyHeads`.
-   */
-  readonly mapping?: "blocks" | "interleaved";
-  /** Divides q and k of each head by `sqrt(sum of squares + normalize)`. Default: they are taken as they are. */
-  readonly normalize?: number;
-  /** `beta` is raw, and its sigmoid is to be taken. Default false. */
-  readonly betaSigmoid?: boolean;
-  /** Multiplies the result. Default 1 / sqrt(keyDim). */
-  readonly scale?: number;
-}
-
-/** Rows are `[headSize * heads, rows]`, or `[headSize, heads, rows]` with a token's heads next to each other. */
-interface WkvOptions {
-  /** Name of the state, `[headSize, headSize, heads]`. */
-  readonly state: string;
-  readonly headSize: number;
-  readonly heads: number;
-  /** The receptance. */
-  readonly r: Operand;
-  /** The decay of each key channel: a factor, not its logarithm. */
-  readonly w: Operand;
-  readonly k: Operand;
-  readonly v: Operand;
-}
-
-export interface Wkv6Options extends WkvOptions {
-  /** The bonus of the current token, `[headSize, heads]`. */
-  readonly u: Operand;
-}
-
-export interface Wkv7Options extends WkvOptions {
-  /** What is taken out of the state: the normalised removal key, negated. */
-  readonly a: Operand;
-  /** Where that goes: the normalised removal key times its learning rate. */
-  readonly b: Operand;
-}
-
-export interface LinearRecurrenceOptions {
-  /** Name of the state, `[channels]`. */
-  readonly state: string;
-  /** The decay, a factor, `[channels, rows]`. */
-  readonly a: Operand;
-  /** `[channels, rows]` */
-  readonly x: Operand;
-}
+const wholeMax = 2 ** 31 - 1;
 
 /** One layer, as `Graph.layers` walks them. */
 export interface GraphLayer<W, M> {
@@ -167,7 +45,11 @@ export class Graph {
   /** The layer being built, for error sentences; `layers` sets it. */
   private layer: number | undefined;
   private readonly weights = new Map<Weight, Tensor>();
+  private readonly uses: MemoryUses;
+  private readonly fingerprint = new Fingerprint();
+  private isFinished = false;
 
+  /** For the SDK, which hands a graph to an architecture. */
   constructor(
     private readonly native: NativeGraph,
     private readonly architecture: string,
@@ -175,7 +57,10 @@ export class Graph {
     readonly rows: number,
     /** Tokens whose logits are computed. */
     readonly outputs: number,
-  ) {}
+    memories: readonly LayerHandles[],
+  ) {
+    this.uses = new MemoryUses(memories);
+  }
 
   // ---- inputs ----
 
@@ -191,7 +76,7 @@ export class Graph {
 
   /** Keeps the rows whose logits are wanted: `[n, rows]` to `[n, outputs]`. Call it before the last layer's MLP. */
   selectOutputs(x: Operand): Tensor {
-    if (this.outputs === this.rows) return this.tensor(x);
+    if (this.outputs === this.rows) return this.tensor("selectOutputs", "x", x);
     return this.getRows(
       x,
       this.make("selectOutputs", () => this.native.input("outputs")),
@@ -200,6 +85,9 @@ export class Graph {
 
   /** Walks weights and memories of the layers side by side, so that errors name the layer being built. */
   *layers<W, M>(weights: readonly W[], memories: readonly M[]): Generator<GraphLayer<W, M>> {
+    for (const list of [weights, memories]) {
+      if (!Array.isArray(list)) throw this.error("layers", `${shown(list)} was given, and arrays were expected`);
+    }
     if (weights.length !== memories.length) {
       throw this.error("layers", `${weights.length} layers have weights and ${memories.length} have memories declared`);
     }
@@ -235,7 +123,7 @@ export class Graph {
   /** a * factor + bias; a itself where that changes nothing. */
   scale(a: Operand, factor: number, bias = 0): Tensor {
     if (bias !== 0) return this.op("scale_bias", [a], [], [factor, bias]);
-    return factor === 1 ? this.tensor(a) : this.op("scale", [a], [], [factor]);
+    return factor === 1 ? this.tensor("scale", "a", a) : this.op("scale", [a], [], [factor]);
   }
 
   sqr(a: Operand): Tensor {
@@ -264,12 +152,12 @@ export class Graph {
 
   /** A function of one variable: "silu", "gelu", "tanh", "sigmoid", "exp", "softplus", "relu", "neg", ... */
   unary(a: Operand, fn: keyof typeof Unary): Tensor {
-    return this.op("unary", [a], [Unary[fn]]);
+    return this.op("unary", [a], [this.choose("unary", Unary, fn)]);
   }
 
   /** act(a) * b, with swiglu = silu, geglu = gelu (tanh), reglu = relu. */
   glu(a: Operand, b: Operand, fn: keyof typeof Glu): Tensor {
-    return this.op("glu_split", [a, b], [Glu[fn]]);
+    return this.op("glu_split", [a, b], [this.choose("glu_split", Glu, fn)]);
   }
 
   // ---- norms, sums, softmax ----
@@ -343,14 +231,14 @@ export class Graph {
   }
 
   argsort(a: Operand, order: keyof typeof SortOrder): Tensor {
-    return this.op("argsort", [a], [SortOrder[order]]);
+    return this.op("argsort", [a], [this.choose("argsort", SortOrder, order)]);
   }
 
   // ---- shapes ----
 
   /** The same elements in another shape. */
   reshape(a: Operand, ...shape: readonly number[]): Tensor {
-    return this.op("reshape", [a], four(shape));
+    return this.op("reshape", [a], this.four("reshape", shape));
   }
 
   /**
@@ -358,14 +246,14 @@ export class Graph {
    * the tensor's own.
    */
   view(a: Operand, shape: readonly number[], offset = 0, strides: readonly number[] = []): Tensor {
-    const own = this.tensor(a).strides;
+    const own = this.tensor("view", "a", a).strides;
     const nb = [strides[0] ?? own[1], strides[1] ?? own[2], strides[2] ?? own[3]];
-    return this.op("view", [a], [...four(shape), ...nb, offset]);
+    return this.op("view", [a], [...this.four("view", shape), ...nb, offset]);
   }
 
   /** Elements `[from, from + count)` of the first dimension, as a view. */
   slice(a: Operand, from: number, count: number): Tensor {
-    const tensor = this.tensor(a);
+    const tensor = this.tensor("view", "a", a);
     const [, ...rest] = tensor.shape;
     return this.view(tensor, [count, ...rest], from * tensor.strides[0]);
   }
@@ -385,7 +273,7 @@ export class Graph {
   }
 
   cast(a: Operand, type: keyof typeof Type): Tensor {
-    return this.op("cast", [a], [Type[type]]);
+    return this.op("cast", [a], [this.choose("cast", Type, type)]);
   }
 
   concat(a: Operand, b: Operand, dim: number): Tensor {
@@ -394,11 +282,13 @@ export class Graph {
 
   /** Repeats `a` to a shape whose every dimension is a multiple of its own. */
   repeat(a: Operand, ...shape: readonly number[]): Tensor {
-    return this.op("repeat_4d", [a], four(shape));
+    return this.op("repeat_4d", [a], this.four("repeat_4d", shape));
   }
 
   /** Appends zeros. */
   pad(a: Operand, ...counts: readonly number[]): Tensor {
+    if (counts.length > 4)
+      throw this.error("pad", `[${counts.join(", ")}] has ${counts.length} dimensions, of at most 4`);
     return this.op(
       "pad",
       [a],
@@ -410,10 +300,10 @@ export class Graph {
 
   /** Rotary embedding of `a` `[headDim, heads, rows]` at the step's positions (RoFormer, arXiv:2104.09864). */
   rope(a: Operand, options: RopeOptions): Tensor {
-    const { mode, base, scale = 1, factors } = options;
-    const dims = options.dims ?? this.tensor(a).shape[0];
-    const floats = [base, scale, 0, 1, 32, 1];
-    return this.op("rope_ext", [a, this.positions(), factors], [dims, RopeMode[mode], 0], floats);
+    const dims = options.dims ?? this.tensor("rope_ext", "a", a).shape[0];
+    const mode = this.choose("rope_ext", RopeMode, options.mode);
+    const { context, floats } = ropeNumbers(options);
+    return this.op("rope_ext", [a, this.positions(), options.factors], [dims, mode, context], floats);
   }
 
   // ---- memories ----
@@ -423,15 +313,24 @@ export class Graph {
    * included; with keys left out the memory is only read. The result is `[valueDim, heads, rows]`.
    */
   attend(memory: MemoryHandle, options: AttendOptions): Tensor {
-    const { record } = memory;
+    const { record } = this.known("attend", memory);
     if (record.kind !== "attention") {
       throw this.error("attend", `the memory "${memory.name}" is ${record.kind}, and attention was expected`);
     }
     const { queries, keys, values, scale = 1 / Math.sqrt(record.keyDim), softcap = 0, valueDim = 0 } = options;
-    if (memory.isShared && keys !== undefined) {
-      throw this.error("attend", `the memory "${memory.name}" is another layer's, and can only be read`);
+    const operands = {
+      queries: this.given("attend", "queries", queries),
+      keys: this.optional("attend", "keys", keys),
+      values: this.optional("attend", "values", values),
+    };
+    if (values !== undefined && keys === undefined) {
+      throw this.error("attend", "values were given without keys; they are stored together or not at all");
     }
-    const operands = { queries: this.number(queries), keys: this.number(keys), values: this.number(values) };
+    this.checkFloats("attend", [scale, softcap]);
+    this.checkWholes("attend", [valueDim]);
+    this.fingerprint.mix(memory.number);
+    if (keys === undefined) this.use("attend", this.uses.read(memory));
+    else this.use("attend", this.uses.write(memory));
     return this.make("attend", () => this.native.attend(memory.number, operands, { scale, softcap, valueDim }));
   }
 
@@ -441,26 +340,18 @@ export class Graph {
    */
   convolve(memory: MemoryHandle, x: Operand, options: ConvolveOptions): Tensor {
     const state = this.state("convolve", memory, options.state);
-    const input = this.number(x);
-    const weight = this.number(options.weight);
-    const bias = this.number(options.bias);
+    const input = this.given("convolve", "x", x);
+    const weight = this.given("convolve", "weight", options.weight);
+    const bias = this.optional("convolve", "bias", options.bias);
     const { silu = false } = options;
     return this.make("convolve", () => this.native.convolve(memory.number, state, input, weight, bias, silu));
   }
 
   /** The Mamba-2 selective scan (arXiv:2405.21060), skip included. The result is `[headDim * heads, rows]`. */
   scan(memory: MemoryHandle, options: ScanOptions): Tensor {
-    const operands = {
-      memory: memory.number,
-      state: this.state("scan", memory, options.state),
-      x: this.number(options.x),
-      dt: this.number(options.dt),
-      dtBias: this.number(options.dtBias),
-      a: this.number(options.a),
-      b: this.number(options.b),
-      c: this.number(options.c),
-      d: this.number(options.d),
-    };
+    const { headDim, heads, groups, stateSize } = options;
+    this.checkWholes("scan", [headDim, heads, groups, stateSize]);
+    const operands = this.scanOperands("scan", memory, options);
     return this.make("scan", () => this.native.scan(operands, options));
   }
 
@@ -469,18 +360,22 @@ export class Graph {
    * result is `[channels, rows]`.
    */
   scanMamba1(memory: MemoryHandle, options: ScanMamba1Options): Tensor {
-    const operands = {
-      memory: memory.number,
-      state: this.state("scanMamba1", memory, options.state),
-      x: this.number(options.x),
-      dt: this.number(options.dt),
-      dtBias: this.number(options.dtBias),
-      a: this.number(options.a),
-      b: this.number(options.b),
-      c: this.number(options.c),
-      d: this.number(options.d),
-    };
+    const operands = this.scanOperands("scanMamba1", memory, options);
     return this.make("scanMamba1", () => this.native.scanMamba1(operands));
+  }
+
+  private scanOperands(operation: string, memory: MemoryHandle, options: ScanMamba1Options) {
+    return {
+      state: this.state(operation, memory, options.state),
+      memory: memory.number,
+      x: this.given(operation, "x", options.x),
+      dt: this.given(operation, "dt", options.dt),
+      dtBias: this.optional(operation, "dtBias", options.dtBias),
+      a: this.given(operation, "a", options.a),
+      b: this.given(operation, "b", options.b),
+      c: this.given(operation, "c", options.c),
+      d: this.optional(operation, "d", options.d),
+    };
   }
 
   /**
@@ -490,19 +385,20 @@ export class Graph {
    */
   deltaNet(memory: MemoryHandle, options: DeltaNetOptions): Tensor {
     const { keyDim, valueDim, keyHeads, valueHeads, mapping = "blocks", betaSigmoid = false } = options;
+    const { scale = 1 / Math.sqrt(keyDim), normalize = -1 } = options;
+    this.checkWholes("deltaNet", [keyDim, valueDim, keyHeads, valueHeads]);
+    this.checkFloats("deltaNet", [scale, normalize]);
+    const interleaved = this.choose("deltaNet", { blocks: 0, interleaved: 1 }, mapping);
     const operands = {
-      memory: memory.number,
       state: this.state("deltaNet", memory, options.state),
-      q: this.number(options.q),
-      k: this.number(options.k),
-      v: this.number(options.v),
-      g: this.number(options.g),
-      beta: this.number(options.beta),
-      ...{ keyDim, valueDim, keyHeads, valueHeads },
-      interleaved: mapping === "interleaved" ? 1 : 0,
+      memory: memory.number,
+      q: this.given("deltaNet", "q", options.q),
+      k: this.given("deltaNet", "k", options.k),
+      v: this.given("deltaNet", "v", options.v),
+      g: this.given("deltaNet", "g", options.g),
+      beta: this.given("deltaNet", "beta", options.beta),
+      ...{ keyDim, valueDim, keyHeads, valueHeads, interleaved, scale, normalize },
       betaSigmoid: betaSigmoid ? 1 : 0,
-      scale: options.scale ?? 1 / Math.sqrt(keyDim),
-      normalize: options.normalize ?? -1,
     };
     return this.make("deltaNet", () => this.native.deltaNet(operands));
   }
@@ -512,7 +408,7 @@ export class Graph {
    * `y = r^T (S + diag(u) k v^T)`, then `S = diag(w) S + k v^T`. The result is `[headSize * heads, rows]`.
    */
   wkv6(memory: MemoryHandle, options: Wkv6Options): Tensor {
-    const operands = { ...this.wkvOperands("wkv6", memory, options), u: this.number(options.u) };
+    const operands = { ...this.wkvOperands("wkv6", memory, options), u: this.given("wkv6", "u", options.u) };
     return this.make("wkv6", () => this.native.wkv6(operands));
   }
 
@@ -521,29 +417,31 @@ export class Graph {
    * `S = S diag(w) + (S a) b^T + v k^T`, then `y = S r`. The result is `[headSize * heads, rows]`.
    */
   wkv7(memory: MemoryHandle, options: Wkv7Options): Tensor {
-    const removal = { a: this.number(options.a), b: this.number(options.b) };
+    const removal = { a: this.given("wkv7", "a", options.a), b: this.given("wkv7", "b", options.b) };
     const operands = { ...this.wkvOperands("wkv7", memory, options), ...removal };
     return this.make("wkv7", () => this.native.wkv7(operands));
   }
 
   private wkvOperands(operation: string, memory: MemoryHandle, options: WkvOptions) {
+    const { headSize, heads } = options;
+    this.checkWholes(operation, [headSize, heads]);
     return {
-      memory: memory.number,
       state: this.state(operation, memory, options.state),
-      r: this.number(options.r),
-      w: this.number(options.w),
-      k: this.number(options.k),
-      v: this.number(options.v),
-      headSize: options.headSize,
-      heads: options.heads,
+      memory: memory.number,
+      r: this.given(operation, "r", options.r),
+      w: this.given(operation, "w", options.w),
+      k: this.given(operation, "k", options.k),
+      v: this.given(operation, "v", options.v),
+      headSize,
+      heads,
     };
   }
 
   /** `h = a h + x` for every channel, as in the RG-LRU (arXiv:2402.19427). The result is h, `[channels, rows]`. */
   linearRecurrence(memory: MemoryHandle, options: LinearRecurrenceOptions): Tensor {
     const state = this.state("linearRecurrence", memory, options.state);
-    const a = this.number(options.a);
-    const x = this.number(options.x);
+    const a = this.given("linearRecurrence", "a", options.a);
+    const x = this.given("linearRecurrence", "x", options.x);
     return this.make("linearRecurrence", () => this.native.linearRecurrence(memory.number, state, a, x));
   }
 
@@ -553,32 +451,74 @@ export class Graph {
    */
   previous(memory: MemoryHandle, x: Operand, options: { readonly state: string }): Tensor {
     const state = this.state("previous", memory, options.state);
-    const input = this.number(x);
+    const input = this.given("previous", "x", x);
     return this.make("previous", () => this.native.previous(memory.number, state, input));
-  }
-
-  private state(operation: string, memory: MemoryHandle, name: string): number {
-    if (memory.record.kind === "recurrent" && !memory.isShared) {
-      const index = Object.keys(memory.record.tensors).indexOf(name);
-      if (index >= 0) return index;
-    }
-    throw this.error(operation, `the memory "${memory.name}" has no state "${name}" of its own`);
   }
 
   // ---- underneath ----
 
-  private tensor(operand: Operand): Tensor {
-    if (operand instanceof Tensor) return operand;
-    let tensor = this.weights.get(operand);
-    if (tensor === undefined) {
-      tensor = new Tensor(this.native.weight(operand.number));
-      this.weights.set(operand, tensor);
-    }
-    return tensor;
+  /** Throws unless a memory is one of this model's layers. */
+  private known(operation: string, memory: MemoryHandle): MemoryHandle {
+    if (this.uses.has(memory)) return memory;
+    const remedy = "give one of the last argument of graph, such as memory[0].attn";
+    if (memory === undefined) throw this.error(operation, `the layer has no memory of that name; ${remedy}`);
+    throw this.error(operation, `${shown(memory)} is no memory of this model's layers; ${remedy}`);
   }
 
-  private number(operand: Operand | undefined): number {
-    return operand === undefined ? -1 : this.tensor(operand).number;
+  /** The index of a memory's state, which this operation advances. */
+  private state(operation: string, memory: MemoryHandle, name: string): number {
+    const { record, isShared } = this.known(operation, memory);
+    const names = record.kind === "recurrent" && !isShared ? Object.keys(record.tensors) : [];
+    const index = names.indexOf(name);
+    if (index < 0) {
+      const known = names.length > 0 ? `; it has ${names.map((own) => `"${own}"`).join(", ")}` : "";
+      throw this.error(operation, `the memory "${memory.name}" has no state "${name}" of its own${known}`);
+    }
+    this.fingerprint.mix(memory.number);
+    this.fingerprint.mix(index);
+    this.use(operation, this.uses.write(memory, name));
+    return index;
+  }
+
+  /** Throws where a memory is not used as it must be. */
+  private use(operation: string, mistake: string | undefined): void {
+    if (mistake !== undefined) throw this.error(operation, mistake);
+  }
+
+  /** The number of an operand that must be given. */
+  private given(operation: string, name: string, operand: Operand): number {
+    const { number } = this.tensor(operation, name, operand);
+    this.fingerprint.mix(number);
+    return number;
+  }
+
+  private optional(operation: string, name: string, operand: Operand | undefined): number {
+    return operand === undefined ? -1 : this.given(operation, name, operand);
+  }
+
+  private tensor(operation: string, name: string, operand: Operand): Tensor {
+    this.checkOpen(operation);
+    if (operand instanceof Tensor) {
+      if (operand.isOf(this)) return operand;
+      throw this.error(
+        operation,
+        `${name} is a tensor of another graph; a graph is built of its own tensors and of weights`,
+      );
+    }
+    if (operand instanceof Weight) return this.weight(operation, operand);
+    const hint = operand === undefined ? ": an optional weight that the file lacks, or a name that is none" : "";
+    throw this.error(operation, `${name} is ${shown(operand)}, and a tensor or weight was expected${hint}`);
+  }
+
+  private weight(operation: string, weight: Weight): Tensor {
+    let tensor = this.weights.get(weight);
+    if (tensor !== undefined) return tensor;
+    if (weight.model !== this.native.model) {
+      throw this.error(operation, `"${weight.name}" is a weight of another model; use those that graph is given`);
+    }
+    tensor = new Tensor(this.native.weight(weight.number), this);
+    this.weights.set(weight, tensor);
+    return tensor;
   }
 
   private op(
@@ -587,25 +527,115 @@ export class Graph {
     ints: readonly number[] = [],
     floats: readonly number[] = [],
   ): Tensor {
-    const tensors = operands.map((operand) => this.number(operand));
+    const tensors = operands.map((operand, i) =>
+      operand === undefined && optionalOperand[name] === i
+        ? -1
+        : this.given(name, operandNames[i] ?? "", operand as Operand),
+    );
+    this.checkWholes(name, ints);
+    this.checkFloats(name, floats);
     return this.make(name, () => this.native.operation(name, tensors, ints, floats));
   }
 
   private make(operation: string, build: () => TensorFacts): Tensor {
+    this.checkOpen(operation);
     try {
-      return new Tensor(build());
+      const tensor = new Tensor(build(), this);
+      this.fingerprint.addOperation(operation, tensor);
+      return tensor;
     } catch (error) {
       throw error instanceof StrataError ? this.error(operation, error.message, error) : error;
     }
   }
 
+  private checkOpen(operation: string): void {
+    if (!this.isFinished) return;
+    throw this.error(operation, "this graph has been built; a graph function uses g only until it returns");
+  }
+
+  /** Throws on what the library would take for other numbers. */
+  private checkWholes(operation: string, values: readonly number[]): void {
+    for (const value of values) {
+      this.fingerprint.add(value);
+      if (!isWhole(value, -wholeMax, wholeMax)) {
+        throw this.error(operation, `${shown(value)} was given, and a whole number below 2^31 was expected`);
+      }
+    }
+  }
+
+  private checkFloats(operation: string, values: readonly number[]): void {
+    for (const value of values) {
+      this.fingerprint.add(value);
+      if (typeof value !== "number" || Number.isNaN(value)) {
+        throw this.error(operation, `${shown(value)} was given, and a number was expected`);
+      }
+    }
+  }
+
+  private four(operation: string, shape: readonly number[]): [number, number, number, number] {
+    if (shape.length >= 1 && shape.length <= 4) return [shape[0] ?? 1, shape[1] ?? 1, shape[2] ?? 1, shape[3] ?? 1];
+    throw this.error(operation, `the shape [${shape.join(", ")}] has ${shape.length} dimensions; tensors have 1 to 4`);
+  }
+
+  private choose<T extends string>(operation: string, table: Readonly<Record<T, number>>, word: T): number {
+    if (Object.hasOwn(table, word)) return table[word];
+    throw this.error(operation, `${shown(word)} is none of ${Object.keys(table).join(", ")}`);
+  }
+
   private error(operation: string, sentence: string, cause?: StrataError): StrataError {
-    const where = this.layer === undefined ? this.architecture : `${this.architecture}, layer ${this.layer}`;
     const text = sentence.startsWith(`${operation}: `) ? sentence : `${operation}: ${sentence}`;
-    return new StrataError(cause?.code ?? "invalid_argument", `${where}: ${text}`, { cause });
+    return new StrataError(cause?.code ?? "invalid_argument", `${this.place}: ${text}`, { cause });
+  }
+
+  // ---- for the SDK ----
+
+  /** What is being built, for error sentences. */
+  get place(): string {
+    return this.layer === undefined ? this.architecture : `${this.architecture}, layer ${this.layer}`;
+  }
+
+  /** A number that graphs of the same operations have in common. */
+  get operations(): number {
+    return this.fingerprint.value;
+  }
+
+  /** Ends the building: `logits` is what the architecture's function returned. From here on the graph cannot be used. */
+  finish(logits: unknown, vocabulary: number): GraphFacts {
+    this.layer = undefined;
+    const { number } = this.checkLogits(logits, vocabulary);
+    const mistake = this.uses.missing();
+    if (mistake !== undefined) throw new StrataError("invalid_argument", `${this.architecture}, ${mistake}`);
+    this.isFinished = true;
+    try {
+      return this.native.finish(number);
+    } catch (error) {
+      throw error instanceof StrataError ? this.error("graph", error.message, error) : error;
+    }
+  }
+
+  /** Ends the building without a graph. */
+  abandon(): void {
+    this.isFinished = true;
+    this.native.abandon();
+  }
+
+  private checkLogits(logits: unknown, vocabulary: number): Tensor {
+    const expected = `the graph must give logits of the shape [${vocabulary}, ${this.outputs}] (vocabulary, outputs) in f32`;
+    if (!(logits instanceof Tensor)) {
+      const what = logits instanceof Weight ? `the weight "${logits.name}"` : shown(logits);
+      throw this.error("graph", `${expected}; it returned ${what}`);
+    }
+    if (!logits.isOf(this)) throw this.error("graph", `${expected}; it returned a tensor of another graph`);
+    const [first, second, third, fourth] = logits.shape;
+    const isRight = first === vocabulary && second === this.outputs && third === 1 && fourth === 1;
+    if (isRight && logits.type === "f32") return logits;
+    throw this.error("graph", `${expected}, not ${logits.toString()}${logitsHint(logits, this.rows, this.outputs)}`);
   }
 }
 
-function four(shape: readonly number[]): [number, number, number, number] {
-  return [shape[0] ?? 1, shape[1] ?? 1, shape[2] ?? 1, shape[3] ?? 1];
+/** Operands as ggml calls them. */
+const operandNames = ["a", "b", "c"];
+
+function logitsHint(logits: Tensor, rows: number, outputs: number): string {
+  return rows !== outputs && logits.shape[1] === rows ? "; selectOutputs keeps the rows whose logits are wanted" : "";
 }

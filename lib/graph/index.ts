@@ -34,19 +34,19 @@ export {
   type KimiDeltaWeights,
   type LowRank,
 } from "./delta-blocks.ts";
-export {
-  Graph,
-  type AttendOptions,
-  type ConvolveOptions,
-  type DeltaNetOptions,
-  type GraphLayer,
-  type LinearRecurrenceOptions,
-  type RopeOptions,
-  type ScanMamba1Options,
-  type ScanOptions,
-  type Wkv6Options,
-  type Wkv7Options,
-} from "./graph.ts";
+export { Graph, type GraphLayer } from "./graph.ts";
+export type {
+  AttendOptions,
+  ConvolveOptions,
+  DeltaNetOptions,
+  LinearRecurrenceOptions,
+  RopeOptions,
+  ScanMamba1Options,
+  ScanOptions,
+  Wkv6Options,
+  Wkv7Options,
+} from "./options.ts";
+export type { YarnOptions } from "./rope.ts";
 export { mamba1Memory, mamba1Mixer, type Mamba1Options, type Mamba1Weights } from "./mamba-blocks.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
 export {

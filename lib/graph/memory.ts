@@ -9,6 +9,8 @@ export interface MemoryHandle {
   readonly record: MemoryRecord;
   /** It is another layer's: it can be read, not written. */
   readonly isShared: boolean;
+  /** The number of the memory that it is; its own, unless it is shared. */
+  readonly owner: number;
 }
 
 /** The memories of a layer as its graph reaches them: those that its declaration `M` names. */

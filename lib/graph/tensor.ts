@@ -3,7 +3,15 @@ import { typeFacts } from "../native/model.ts";
 
 /** A tensor of the graph under construction. It belongs to that graph alone. */
 export class Tensor {
-  constructor(private readonly facts: TensorFacts) {}
+  constructor(
+    private readonly facts: TensorFacts,
+    private readonly graph: object,
+  ) {}
+
+  /** Whether this graph made it. */
+  isOf(graph: object): boolean {
+    return this.graph === graph;
+  }
 
   /** The graph's number for it. */
   get number(): number {
@@ -39,6 +47,8 @@ export class Weight {
     readonly shape: readonly number[],
     /** The library's number for it. */
     readonly number: number,
+    /** The library's handle of its model. */
+    readonly model: number,
   ) {}
 }
 

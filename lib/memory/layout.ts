@@ -1,4 +1,3 @@
-import { StrataError } from "../errors.ts";
 import {
   engineFlags,
   measureMemory,
@@ -7,7 +6,7 @@ import {
   type MemoryShare,
 } from "../native/engine.ts";
 import { typeNumber } from "../native/model.ts";
-import type { LayerMemory, MemoryRecord, Rollback, SharedMemory } from "./declaration.ts";
+import type { LayerMemory, MemoryRecord, Rollback } from "./declaration.ts";
 import type { MemoryKind, ModelMemory, PlacedMemory } from "./placed.ts";
 import { readable } from "./table.ts";
 
@@ -25,7 +24,7 @@ export interface MemoryLayout {
   readonly records: readonly MemoryRecord[];
 }
 
-/** Resolves, checks and measures a declaration. Throws where it cannot be, naming the layer. */
+/** Resolves and measures a declaration that `checkMemory` has checked. Throws where it cannot be, naming the layer. */
 export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config: EngineConfig): MemoryLayout {
   const kvNumber = typeNumber(kv);
   const lowered: LoweredMemory[] = [];
@@ -38,14 +37,14 @@ export function layOutMemory(layers: readonly LayerMemory[], kv: KvType, config:
       if (declared === undefined) continue;
       own[name] = records.length;
       if (declared.kind === "shared") {
-        const from = numbers[declared.layer]?.[declared.name];
-        const record = from === undefined ? undefined : records[from];
-        if (from === undefined || record === undefined) throw missingShare(index, declared);
+        // `checkMemory` has seen to it that there is one.
+        const from = numbers[declared.layer]?.[declared.name] as number;
+        const record = records[from] as MemoryRecord;
         lowered.push({ kind: "shared", layer: index, from, of: record.kind });
         records.push(record);
         owners.push(declared.layer);
       } else {
-        lowered.push(lowerRecord(declared, index, name, kvNumber));
+        lowered.push(lowerRecord(declared, index, kvNumber));
         records.push(declared);
         owners.push(undefined);
       }
@@ -92,28 +91,14 @@ export function keepsAll({ extent }: MemoryRecord, { context, flags }: EngineCon
   return (extent.kind === "symmetric" ? Math.floor(extent.size / 2) : extent.size) >= context;
 }
 
-function missingShare(index: number, declared: SharedMemory): StrataError {
-  return new StrataError(
-    "invalid_argument",
-    `layer ${index}: it shares the memory "${declared.name}" of layer ${declared.layer}, ` +
-      "which is no earlier layer with such a memory",
-  );
-}
-
 const extentNames = { all: "all", window: "sliding", chunk: "chunked", symmetric: "symmetric", state: "all" } as const;
 
-function lowerRecord(record: MemoryRecord, layer: number, name: string, kvType: number): LoweredMemory {
+function lowerRecord(record: MemoryRecord, layer: number, kvType: number): LoweredMemory {
   if (record.kind === "recurrent") {
-    const states = Object.entries(record.tensors).map(([state, tensor]) => {
-      const elements = tensor.shape.reduce((product, n) => product * n, 1);
-      if (!Number.isSafeInteger(elements) || elements < 1 || elements > 0x7fff_ffff) {
-        throw new StrataError(
-          "invalid_argument",
-          `layer ${layer}: state "${state}" of the memory "${name}" has the shape [${tensor.shape}]`,
-        );
-      }
-      return { elements, type: typeNumber(tensor.dtype === "f16" ? "f16" : "f32") };
-    });
+    const states = Object.values(record.tensors).map(({ shape, dtype }) => ({
+      elements: shape.reduce((product, n) => product * n, 1),
+      type: typeNumber(dtype === "f16" ? "f16" : "f32"),
+    }));
     return { kind: "recurrent", layer, states, inputs: record.inputs };
   }
   const { extent, heads, keyDim, valueDim } = record;

@@ -31,6 +31,13 @@ export function steppedLayerCount(metadata: Metadata, architecture: string, laye
   throw new StrataError("bad_format", `${metadata.file}: "${key}" is number ${guessing}, of ${layers} layers`);
 }
 
+/** For `ignores`: the tensors of the layers that no step runs, see {@link steppedLayerCount}. */
+export function guessingTensors(metadata: Metadata, architecture: string): readonly string[] {
+  const layers = layerCount(metadata, architecture);
+  const stepped = steppedLayerCount(metadata, architecture, layers);
+  return Array.from({ length: layers - stepped }, (_, i) => `blk.${stepped + i}.*`);
+}
+
 /**
  * A value of each layer from a key that holds one number for all layers or an array with one for each.
  * Throws where an array has another length.

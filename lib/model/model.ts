@@ -25,11 +25,12 @@ import {
   type ChatTemplate,
   type Tokenizer,
 } from "../text/index.ts";
-import type { Architecture, ReadArchitecture } from "./architecture.ts";
-import { buildGraph, declareWeights, memoryHandles } from "./build.ts";
+import type { ReadArchitecture } from "./architecture.ts";
+import { buildGraph, declareWeights, memoryHandles, tryGraph, type GraphParts } from "./build.ts";
 import { ModelFile, openModelFile } from "./file.ts";
 import type { Metadata } from "./metadata.ts";
-import { findArchitecture } from "./registry.ts";
+import { readArchitecture } from "./read.ts";
+import { findArchitecture, type Plugin } from "./registry.ts";
 
 export interface MemoryOptions {
   /** Positions that one sequence may reach. Default: what the model was trained for, at most 4,096. */
@@ -60,8 +61,8 @@ export interface MemoryOptions {
    * and quantised keys and values are refused.
    */
   readonly flashAttention?: boolean | undefined;
-  /** Architectures to look in before the built-in ones. */
-  readonly plugins?: readonly Architecture[] | undefined;
+  /** Architectures beside the built-in ones: what `defineArchitecture` returns, a file's path or a package's name. */
+  readonly plugins?: readonly Plugin[] | undefined;
 }
 
 export interface LoadOptions extends MemoryOptions {
@@ -89,7 +90,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
   const file = openModelFile(path);
   try {
     const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
-    return await loadWeights(file, architecture.read(file.metadata), options, start);
+    return await loadWeights(file, readArchitecture(architecture, file.metadata), options, start);
   } catch (error) {
     file.dispose();
     throw nameFile(path, error);
@@ -129,7 +130,7 @@ async function loadWeights(
 /** What a file's model would remember, from the header alone. Throws where its architecture is unknown. */
 export async function describeMemory(file: ModelFile, options: MemoryOptions = {}): Promise<ModelMemory> {
   const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
-  const read = architecture.read(file.metadata);
+  const read = readArchitecture(architecture, file.metadata);
   return layOutMemory(read.memory, options.kv ?? "f16", engineConfig(read, options)).memory;
 }
 
@@ -204,7 +205,10 @@ export class Model implements AsyncDisposable {
   private readonly scheduler: Scheduler;
   private readonly host: SequenceHost;
   private readonly handles: readonly LayerHandles[];
+  /** By rows and outputs, the one used longest ago first; those that the engine keeps. */
   private readonly graphs = new Set<string>();
+  /** By rows and outputs, of all graphs built so far: a number that graphs of the same operations have in common. */
+  private readonly operations = new Map<string, number>();
   private tokenizerCreated: Tokenizer | undefined;
   private templateCreated: ChatTemplate | undefined;
 
@@ -223,6 +227,7 @@ export class Model implements AsyncDisposable {
     this.handles = memoryHandles(layout);
     this.scheduler = new Scheduler(engine, (rows, outputs) => this.ensureGraph(rows, outputs));
     this.host = { engine, scheduler: this.scheduler };
+    this.operations.set(decodeShape, tryGraph(this.graphParts(), 1, 1));
     // The graph that decodes; weights that cannot be computed with are found now, not in the first step.
     this.ensureGraph(1, 1);
     this.loadMs = performance.now() - parts.start;
@@ -248,7 +253,18 @@ export class Model implements AsyncDisposable {
    * those beyond `sequenceCount` wait their turn. Leaving the loop frees the sequence.
    */
   events(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GenerationEvent, void> {
-    return new Generation(this.scheduler, this.textTokenizer(), this.encode(prompt, options), options).events();
+    const generation = new Generation(this.scheduler, this.textTokenizer(), this.encode(prompt, options), options);
+    return this.named(generation.events());
+  }
+
+  /** What goes wrong inside of steps, such as logits that are no numbers, is the architecture's or its file's. */
+  private async *named(events: AsyncGenerator<GenerationEvent, void>): AsyncGenerator<GenerationEvent, void> {
+    try {
+      yield* events;
+    } catch (error) {
+      if (!(error instanceof StrataError) || error.code !== "internal") throw error;
+      throw new StrataError(error.code, `${this.architecture}: ${error.message}`, { cause: error });
+    }
   }
 
   private encode(prompt: string | readonly number[], options: GenerateOptions): readonly number[] {
@@ -316,7 +332,10 @@ export class Model implements AsyncDisposable {
   async restore(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
     const [sequence, ...others] = await this.restoreAll(path, options);
     if (others.length === 0) return sequence as Sequence;
-    for (const other of [sequence, ...others]) other?.dispose();
+    for (const other of [sequence, ...others]) {
+      for (const snapshot of other?.snapshots ?? []) snapshot.dispose();
+      other?.dispose();
+    }
     throw new StrataError(
       "invalid_argument",
       `${path}: this state holds ${others.length + 1} sequences; bring them back with restoreAll`,
@@ -358,9 +377,14 @@ export class Model implements AsyncDisposable {
       this.engine.dropGraph(oldRows, oldOutputs);
       this.graphs.delete(oldest);
     }
-    const { architecture, engine, handles } = this;
-    buildGraph({ ...this.parts, architecture, engine, handles }, rows, outputs);
+    const { operations } = buildGraph(this.graphParts(), rows, outputs, this.operations.get(key));
+    this.operations.set(key, operations);
     this.graphs.add(key);
+  }
+
+  private graphParts(): GraphParts {
+    const { architecture, engine, handles } = this;
+    return { ...this.parts, architecture, engine, handles };
   }
 }
 

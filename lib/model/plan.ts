@@ -10,6 +10,7 @@ import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles } from "./build.ts";
 import { openModelFile, type ModelFile } from "./file.ts";
 import { engineConfig, nameFile, type MemoryOptions } from "./model.ts";
+import { readArchitecture } from "./read.ts";
 import { findArchitecture } from "./registry.ts";
 
 export interface PlanOptions extends MemoryOptions {
@@ -114,7 +115,7 @@ export async function planMemory(path: string, options: PlanOptions = {}): Promi
   using file = openModelFile(path);
   try {
     const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
-    const read = architecture.read(file.metadata);
+    const read = readArchitecture(architecture, file.metadata);
     const config = engineConfig(read, options);
     const layout = layOutMemory(read.memory, options.kv ?? "f16", config);
     return summarise({ file, read, options, config, layout, ...(await measure(file, read, layout, config)) });
@@ -141,11 +142,10 @@ async function measure(
     try {
       const architecture = file.metadata.string("general.architecture");
       const parts = { engine, read, weights, handles: memoryHandles(layout), architecture };
-      const steps = stepShapes(config).map(([rows, outputs]) => ({
-        rows,
-        outputs,
-        ...buildGraph(parts, rows, outputs),
-      }));
+      const steps = stepShapes(config).map(([rows, outputs]) => {
+        const { operations: _, ...facts } = buildGraph(parts, rows, outputs);
+        return { rows, outputs, ...facts };
+      });
       return { steps, weights: native.measure() };
     } finally {
       await engine.close();

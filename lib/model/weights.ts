@@ -2,6 +2,7 @@ import { StrataError } from "../errors.ts";
 import { Weight } from "../graph/tensor.ts";
 import type { Use } from "../native/model.ts";
 import type { ModelFile } from "./file.ts";
+import { isSpec } from "./weight-tree.ts";
 
 /** A weight that an architecture expects in the file. `R` is what the graph gets. */
 export interface WeightSpec<R extends Weight | undefined = Weight | undefined> {
@@ -71,21 +72,47 @@ export interface ResolvedWeight {
  * file and the tensor.
  */
 export function resolveWeights(tree: WeightTree, file: ModelFile): ResolvedWeight[] {
-  const found: ResolvedWeight[] = [];
+  const found = new Map<WeightSpec, number>();
   visit(tree, (leaf) => {
-    const index = findTensor(leaf, file);
-    if (index >= 0) found.push({ spec: leaf, index });
+    const index = found.get(leaf) ?? findTensor(leaf, file);
+    if (index >= 0) found.set(leaf, index);
   });
-  return found;
+  return Array.from(found, ([spec, index]) => ({ spec, index }));
 }
 
-/** Puts weights in place of their specs, given the library's number of each. */
-export function bindWeights<T>(tree: T, numbers: ReadonlyMap<WeightSpec, number>): BoundWeights<T> {
-  return bind(tree as WeightTree, numbers) as BoundWeights<T>;
+/**
+ * Throws where a file has tensors that an architecture neither uses nor ignores: the model would be computed without
+ * them, which is another model.
+ */
+export function checkUnused(
+  architecture: string,
+  file: ModelFile,
+  used: readonly ResolvedWeight[],
+  ignores: readonly string[] = [],
+): void {
+  const known = new Set(used.map(({ index }) => index));
+  const unused = file.tensors.filter(({ name }, index) => !known.has(index) && !isIgnored(name, ignores));
+  if (unused.length === 0) return;
+  const some = unused.slice(0, 4).map(({ name }) => `"${name}"`);
+  const rest = unused.length > some.length ? ` and ${unused.length - some.length} more` : "";
+  throw new StrataError(
+    "unsupported",
+    `${file.path}: the file has tensors that the architecture "${architecture}" does not declare: ${some.join(", ")}${rest}; ` +
+      "without them it would be another model. Either it is a variant that the architecture does not compute, or its " +
+      "weights must name them (ignores, where no step needs them)",
+  );
 }
 
-function isSpec(tree: WeightTree): tree is WeightSpec {
-  return tree !== undefined && "use" in tree && "name" in tree && typeof tree.name === "string";
+function isIgnored(name: string, ignores: readonly string[]): boolean {
+  return ignores.some((ignored) => (ignored.endsWith("*") ? name.startsWith(ignored.slice(0, -1)) : name === ignored));
+}
+
+/** Puts weights in place of their specs, given the library's handle of their model and its number of each. */
+export function bindWeights<T>(tree: T, model: number, numbers: ReadonlyMap<WeightSpec, number>): BoundWeights<T> {
+  return bind(tree as WeightTree, (spec) => {
+    const number = numbers.get(spec);
+    return number === undefined ? undefined : new Weight(spec.name, spec.shape, number, model);
+  }) as BoundWeights<T>;
 }
 
 function visit(tree: WeightTree, found: (spec: WeightSpec) => void): void {
@@ -96,15 +123,12 @@ function visit(tree: WeightTree, found: (spec: WeightSpec) => void): void {
 
 type Bound = Weight | undefined | { readonly [key: string]: Bound } | readonly Bound[];
 
-function bind(tree: WeightTree, numbers: ReadonlyMap<WeightSpec, number>): Bound {
+function bind(tree: WeightTree, weightOf: (spec: WeightSpec) => Weight | undefined): Bound {
   if (tree === undefined) return undefined;
-  if (isSpec(tree)) {
-    const number = numbers.get(tree);
-    return number === undefined ? undefined : new Weight(tree.name, tree.shape, number);
-  }
-  if (Array.isArray(tree)) return (tree as readonly WeightTree[]).map((branch) => bind(branch, numbers));
+  if (isSpec(tree)) return weightOf(tree);
+  if (Array.isArray(tree)) return (tree as readonly WeightTree[]).map((branch) => bind(branch, weightOf));
   const branches = Object.entries(tree as { [key: string]: WeightTree });
-  return Object.fromEntries(branches.map(([key, branch]) => [key, bind(branch, numbers)]));
+  return Object.fromEntries(branches.map(([key, branch]) => [key, bind(branch, weightOf)]));
 }
 
 function findTensor(spec: WeightSpec, file: ModelFile): number {

@@ -243,6 +243,8 @@ export class NativeSampler {
 /** The library's engine: its own thread computes what is submitted here. */
 export class NativeEngine {
   readonly handle: number;
+  /** The handle of its model. */
+  readonly model: number;
   private readonly jobs = new Map<
     number,
     {
@@ -266,6 +268,7 @@ export class NativeEngine {
     const struct = configStruct(config).bytes;
     check(native().strata_engine_new(model.handle, pump.handle, declarations, memories.length, struct, handle));
     this.handle = handle[0] as number;
+    this.model = model.handle;
     pump.listen(this.handle, (event) => this.receive(event));
   }
 

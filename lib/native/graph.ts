@@ -59,6 +59,11 @@ export class NativeGraph {
     this.handle = handle[0] as number;
   }
 
+  /** The handle of the model whose weights it takes. */
+  get model(): number {
+    return this.engine.model;
+  }
+
   input(which: keyof typeof GraphInput): TensorFacts {
     check(native().strata_graph_input(this.handle, GraphInput[which], this.out.bytes));
     return this.facts();

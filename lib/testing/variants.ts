@@ -1,6 +1,7 @@
 /** The same architecture with one thing done in another way, to find out which of them was meant. */
-import type { AttendOptions, ConvolveOptions, Graph, RopeOptions } from "../graph/graph.ts";
+import type { Graph } from "../graph/graph.ts";
 import type { MemoryHandle } from "../graph/memory.ts";
+import type { AttendOptions, ConvolveOptions, RopeOptions } from "../graph/options.ts";
 import type { Operand, Tensor } from "../graph/tensor.ts";
 import type { LayerMemory, MemoryRecord, SharedMemory } from "../memory/declaration.ts";
 import type { Architecture } from "../model/architecture.ts";

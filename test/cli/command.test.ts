@@ -196,7 +196,7 @@ describe("inspect", () => {
     await writeFile(path, bytes);
     const { code, stdout, stderr } = await strata(["inspect", path, "--json"]);
     expect(code).toBe(0);
-    expect(stderr).toContain('no plugin declares the architecture "unknownhybrid"; give one with --plugin FILE');
+    expect(stderr).toContain('no plugin declares the architecture "unknownhybrid"; give one with --plugin PLUGIN');
     expect(JSON.parse(stdout)).toMatchObject({ architecture: "unknownhybrid", memory: null, layers: [] });
     expect((await strata(["generate", "-m", path, "-p", "a"])).code).toBe(1);
   });

@@ -21,7 +21,7 @@ describe("help", () => {
     const help = await strataHere(name, "--help");
     expect([help.code, help.stderr]).toEqual([0, ""]);
     expect(help.stdout).toContain(`\n\nUsage: strata ${name} `);
-    for (const option of ["--json", "--plugin FILE", "--debug", "--help"]) expect(help.stdout).toContain(option);
+    for (const option of ["--json", "--plugin PLUGIN", "--debug", "--help"]) expect(help.stdout).toContain(option);
     expect(help.stdout).toMatch(/^JSON.*\{/m);
     expect(await strataHere("help", name)).toEqual(help);
     expect(await strataHere(name, "-h", "--json")).toEqual(help);
@@ -109,7 +109,7 @@ describe("a failure is one line, and nothing on stdout", () => {
     [["inspect", import.meta.path, "--json"], import.meta.path],
     [["generate", ...m, "-p", "", "--json"], "the prompt is empty"],
     [["generate", ...m, "-p", "one two three four five", "--ctx", "4"], "the context is 4"],
-    [["tokenize", ...m, "-p", "a", "--plugin", "no-such.ts"], "no-such.ts: the plugin cannot be imported"],
+    [["tokenize", ...m, "-p", "a", "--plugin", "no-such.ts"], "no-such.ts: there is no such plugin file"],
     [["tokenize", ...m, "-p", "a", "--plugin", import.meta.resolve("./strata.ts").slice(7)], "exports no architecture"],
     [["detokenize", ...m, "--tokens", "4096"], "4096"],
     [["chat", ...m], "continue plain text with `strata generate`"],

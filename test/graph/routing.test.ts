@@ -37,6 +37,7 @@ function plugin(options: Case) {
     config: () => ({ vocabulary, contextLength: 256 }),
     memory: () => [{}],
     weights: () => ({ embedding: table("token_embd.weight", [d, vocabulary]) }),
+    ignores: () => ["*"],
     graph: (g, _, { embedding }) => {
       const part = (from: number, ...shape: readonly number[]) => partOf(g, embedding, from, shape);
       const x = g.getRows(embedding, g.tokens());

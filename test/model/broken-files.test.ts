@@ -156,11 +156,11 @@ describe("metadata", () => {
     ],
     ["heads of no size", (file) => file.setCount("llama.attention.key_length", 0), "layer 0"],
     ["no heads", (file) => file.setCount("llama.attention.head_count_kv", 0), "layer 0"],
-    ["a vocabulary of nothing", (file) => file.setCount("llama.vocab_size", 0), "vocabulary is 0"],
+    ["a vocabulary of nothing", (file) => file.setCount("llama.vocab_size", 0), "config gives 0 for vocabulary"],
     [
       "a vocabulary beyond measure",
       (file) => file.setCount("llama.vocab_size", 0xffff_fff0),
-      "vocabulary is 4294967280",
+      "config gives 4294967280 for vocabulary",
     ],
     ["a context of nothing", (file) => file.setCount("llama.context_length", 0), ""],
   ])("%s", async (_, change, sentence) => {

@@ -2,6 +2,7 @@
 import { openModelFile, type KvType } from "ggstrata";
 import { Graph } from "../../lib/graph/graph.ts";
 import { layOutMemory } from "../../lib/memory/layout.ts";
+import { readArchitecture } from "../../lib/model/read.ts";
 import { bindWeights, resolveWeights, type WeightSpec } from "../../lib/model/weights.ts";
 import { findArchitecture } from "../../lib/model/registry.ts";
 import { NativeEngine, NativeSampler, type BatchRequest, type EngineConfig } from "../../lib/native/engine.ts";
@@ -28,7 +29,7 @@ export class OpenEngine implements AsyncDisposable {
   static async open(path: string, options: OpenOptions = {}): Promise<OpenEngine> {
     using file = openModelFile(path);
     const architecture = await findArchitecture(file.metadata, []);
-    const read = architecture.read(file.metadata);
+    const read = readArchitecture(architecture, file.metadata);
     const { context = 256, sequences = 4, batch = 64, kv = "f32" } = options;
     const { vocabulary } = read.config;
     const sizes = { context, sequences, batch, vocabulary, threads: 1, poll: 0 };
@@ -41,19 +42,20 @@ export class OpenEngine implements AsyncDisposable {
     await native.load();
     const engine = new NativeEngine(native, layout.lowered, config);
     native.free();
-    const weights = bindWeights(read.weights, numbers);
+    const weights = bindWeights(read.weights, engine.model, numbers);
     const handles = layout.numbers.map((names, layer): LayerHandles =>
       Object.fromEntries(
         Object.entries(names).map(([name, number]): [string, MemoryHandle] => {
           const record = layout.records[number];
           if (record === undefined) throw new Error(`memory ${number} has no record`);
-          return [name, { layer, name, number, record, isShared: false }];
+          return [name, { layer, name, number, record, isShared: false, owner: number }];
         }),
       ),
     );
     return new OpenEngine(engine, (rows, outputs) => {
       const graph = new NativeGraph(engine, rows, outputs, 1024 + 256 * handles.length);
-      graph.finish(read.graph(new Graph(graph, "test", rows, outputs), weights, handles).number);
+      const g = new Graph(graph, "test", rows, outputs, handles);
+      g.finish(read.graph(g, weights, handles), vocabulary);
     });
   }
 
