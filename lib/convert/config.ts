@@ -74,7 +74,8 @@ function toMetadata(value: Json | undefined): MetadataValue | undefined {
   if (number !== undefined) return number;
   if (!Array.isArray(value)) return undefined;
   const numbers = value.map(toNumber);
-  if (value.length > 0 && numbers.every((item) => item !== undefined)) return Float64Array.from(numbers);
+  // Of an empty list nobody can say of what it is: a list of layers is the likeliest.
+  if (numbers.every((item) => item !== undefined)) return Float64Array.from(numbers);
   const isPlain = value.every((item) => typeof item === "string") || value.every((item) => typeof item === "boolean");
   return isPlain ? (value as readonly string[] | readonly boolean[]) : undefined;
 }

@@ -6,6 +6,9 @@ import type { LazyTensor } from "./lazy-tensor.ts";
 import type { HuggingFaceConfig, HuggingFaceMapping } from "./mapping.ts";
 import { recipeOf, type TensorRecipe } from "./recipe.ts";
 
+/** The table of embeddings, which is the head too where a configuration ties the two. */
+const embeddings = "token_embd.weight";
+
 /** A tensor that is to be written, and how it is made. */
 export interface PlannedTensor extends TensorHead {
   readonly recipe: TensorRecipe;
@@ -78,7 +81,8 @@ function checkNames(input: PlanInput, specs: ReadonlyMap<string, WeightSpec>, ma
 
 /** Whether the tensor goes into the file. It need not where it is optional, or is another one by the configuration. */
 function isWanted(spec: WeightSpec, recipe: TensorRecipe, { config, checkpoint }: PlanInput): boolean {
-  const isTied = spec.tied === undefined ? undefined : config.boolean("tie_word_embeddings", undefined);
+  const isHead = spec.tied === embeddings;
+  const isTied = isHead ? config.boolean("tie_word_embeddings", undefined) : undefined;
   if (isTied === true) return false;
   const missing = recipe.sources.filter((name) => !checkpoint.has(name));
   if (missing.length === 0) return true;
@@ -117,7 +121,7 @@ const kept = /\.(ffn_gate_inp(_shexp)?|time_mix_(decay_)?w[12])\.weight$/;
  * are f16 then, as llama.cpp has it.
  */
 function typeOf(spec: WeightSpec, type: WrittenType): WrittenType {
-  const isMatrix = spec.use !== "elements" || spec.name === "token_embd.weight";
+  const isMatrix = spec.use !== "elements" || spec.name === embeddings;
   if (!isMatrix || kept.test(spec.name)) return "f32";
   return type === "q8_0" && (spec.shape[0] ?? 0) % 32 !== 0 ? "f16" : type;
 }

@@ -92,8 +92,11 @@ function stepsOf(step: Json | undefined): string[] {
   if (type === "Sequence" && Array.isArray(step["pretokenizers"])) {
     return (step["pretokenizers"] as readonly Json[]).flatMap(stepsOf);
   }
-  // Spelling bytes as letters cuts nothing.
-  if (type === "ByteLevel") return step["use_regex"] === false ? [] : plain(step, { add_prefix_space: false });
+  if (type === "ByteLevel") {
+    const steps = plain(step, { add_prefix_space: false });
+    // Spelling bytes as letters cuts nothing.
+    return step["use_regex"] === false ? steps.filter((name) => name !== type) : steps;
+  }
   if (type === "Digits") return step["individual_digits"] === true ? ["Digits"] : [];
   if (type === "Punctuation") return plain(step, { behavior: "Contiguous" });
   if (type === "Split" && isIsolated(step)) return [patternOf(step["pattern"])];

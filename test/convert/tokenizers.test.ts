@@ -121,6 +121,8 @@ describe("the pre-tokenizer is told from how text is cut", () => {
     expect((await convert(odd, { pre: "qwen2" })).values["tokenizer.ggml.pre"]).toBe("qwen2");
     const merged = cutting({ ...split("x"), behavior: "MergedWithPrevious" });
     await expect(convert(merged)).rejects.toThrow('"behavior":"MergedWithPrevious"');
+    const prefixed = cutting(sequence(split(llama3), { ...bytes, add_prefix_space: true }), { ignore_merges: true });
+    await expect(convert(prefixed)).rejects.toThrow('"add_prefix_space":true');
     const letters = { "tokenizer.json": { ...tokenizerJson, pre_tokenizer: null, decoder: null } };
     await expect(convert(letters)).rejects.toThrow("neither bytes as letters");
   });
