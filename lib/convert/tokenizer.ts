@@ -64,6 +64,11 @@ function isByteFallback(tokenizer: JsonObject, path: string): boolean {
 }
 
 function sentencePiece(tokenizer: JsonObject, tokens: TokenList, path: string): GgufMetadata {
+  const joins = tokens.texts.find((text, id) => tokens.types[id] === TokenType.normal && text.indexOf("\u2581", 1) > 0);
+  if (cutsAtSpaces(tokenizer["pre_tokenizer"]) && joins !== undefined) {
+    const sentence = `text is cut at spaces before tokens are joined, and the token "${joins}" has one inside`;
+    throw new StrataError("unsupported", `${path}: ${sentence}, which no file can say`);
+  }
   const steps = JSON.stringify([tokenizer["normalizer"] ?? null, tokenizer["pre_tokenizer"] ?? null]);
   const prepends = /"type":"Prepend"|"prepend_scheme":"(first|always)"|"add_prefix_space":true/.test(steps);
   return {
@@ -72,6 +77,13 @@ function sentencePiece(tokenizer: JsonObject, tokens: TokenList, path: string): 
     "tokenizer.ggml.scores": scoresOfMerges(readMerges(tokenizer), tokens, path),
     "tokenizer.ggml.add_space_prefix": prepends,
   };
+}
+
+/** Whether words are cut apart before they are encoded: `Metaspace` does, unless told not to. */
+function cutsAtSpaces(step: Json | undefined): boolean {
+  if (!isObject(step)) return false;
+  if (step["type"] === "Metaspace") return step["split"] !== false;
+  return Array.isArray(step["pretokenizers"]) && (step["pretokenizers"] as readonly Json[]).some(cutsAtSpaces);
 }
 
 function byteLevel(

@@ -293,6 +293,18 @@ describe("SentencePiece's encodings with bytes to fall back to", () => {
     }
   });
 
+  test("are refused where words are cut apart that a token joins", async () => {
+    const json = sentencePiece(true);
+    const vocab = { ...json.model.vocab, "a\u2581t": 382 };
+    const joining = { ...json, pre_tokenizer: { type: "Metaspace", split: true }, model: { ...json.model, vocab } };
+    await expect(convert({ "tokenizer.json": joining })).rejects.toThrow('the token "a\u2581t" has one inside');
+    const whole = {
+      ...joining,
+      pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "Metaspace", split: false }] },
+    };
+    expect((await convert({ "tokenizer.json": whole })).values["tokenizer.ggml.model"]).toBe("llama");
+  });
+
   test("are refused where no scores say the same", async () => {
     const json = sentencePiece(true);
     const [first] = json.model.merges;
