@@ -59,6 +59,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: "measure prefill and decode speed",
     load: async () => (await import("./bench.ts")).bench,
   },
+  plugin: {
+    summary: "write a package for a new architecture, or check one",
+    load: async () => (await import("./plugin.ts")).plugin,
+  },
   demo: {
     summary: "show what the model that comes with a checkout remembers and writes",
     load: async () => (await import("./demo.ts")).demo,

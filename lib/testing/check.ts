@@ -12,19 +12,28 @@ export interface CheckResult {
 /** One check of the kit. */
 export interface Check {
   readonly name: string;
+  /** Where it fails, the checks behind it would only say what follows from that, and are not run. */
+  readonly gates: boolean;
   run(subject: Subject): Promise<CheckResult>;
 }
 
 /** A check from what it does: it returns what it saw, and throws a `Mistake` for what is wrong. */
-export function defineCheck(name: string, look: (subject: Subject) => Promise<string>): Check {
+export function defineCheck(
+  name: string,
+  look: (subject: Subject) => Promise<string>,
+  { gates = false }: { readonly gates?: boolean } = {},
+): Check {
   return {
     name,
+    gates,
     run: async (subject) => {
       try {
         return { name, outcome: "passed", message: await look(subject) };
       } catch (error) {
         if (error instanceof NothingToCheck) return { name, outcome: "skipped", message: error.message };
-        const message = error instanceof Error ? error.message : String(error);
+        const sentence = error instanceof Error ? error.message : String(error);
+        // A made-up model's file says nothing to anyone.
+        const message = sentence.startsWith(subject.folder) ? sentence.slice(sentence.indexOf(": ") + 2) : sentence;
         // What the plugin or the library throws is its author's to read as it is.
         return { name, outcome: "failed", message: error instanceof Mistake ? message : `it threw: ${message}` };
       }

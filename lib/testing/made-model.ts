@@ -105,7 +105,7 @@ export function madeUpMetadata(architecture: Architecture): GgufMetadata {
     const reason = cause instanceof Error ? cause.message : String(cause);
     const sentence =
       `no tiny model of "${name}" can be made up: ${reason}; give defineArchitecture an \`example\` with the metadata of ` +
-      "a tiny model, or the check a model file";
+      "a tiny model, or give the check a model file";
     throw new StrataError("invalid_argument", sentence, { cause });
   }
   return given;

@@ -1,7 +1,7 @@
 /** What a plugin's graph function does, written down: which operations it calls, on what. */
 import { Tensor, Weight } from "../graph/tensor.ts";
 import type { Graph } from "../graph/graph.ts";
-import type { LayerHandles, MemoryHandle } from "../graph/memory.ts";
+import type { MemoryHandle } from "../graph/memory.ts";
 import type { Architecture } from "../model/architecture.ts";
 
 /** One call of a method of `Graph`. */
@@ -13,8 +13,8 @@ export interface Call {
   readonly text: string;
   /** The number of the tensor that it gave, as in `text`. */
   readonly result: string | undefined;
-  /** The memory it is about, and what of it is touched. */
-  readonly memory?: { readonly handle: MemoryHandle; readonly state: string | undefined; readonly stores: boolean };
+  /** The memory that it is about. */
+  readonly memory?: MemoryHandle;
 }
 
 /** The building of one graph. */
@@ -26,9 +26,6 @@ export interface Recording {
   readonly weights: ReadonlySet<string>;
   /** Names of the weights that the plugin was given. */
   readonly given: ReadonlySet<string>;
-  readonly memories: readonly LayerHandles[];
-  /** Calls that were given a tensor that this graph did not make. */
-  readonly foreign: readonly Call[];
 }
 
 /** An architecture whose graphs are written down as they are built. */
@@ -50,7 +47,7 @@ export function recordGraphs(architecture: Architecture): RecordedArchitecture {
         return {
           ...read,
           graph(g, weights, memories) {
-            const recorder = new Recorder(g, weightNames(weights), memories);
+            const recorder = new Recorder(g, weightNames(weights));
             // Before it is built, so that one that throws is kept too.
             recordings.push(recorder);
             return read.graph(recorder.graph, weights, memories);
@@ -71,7 +68,6 @@ class Recorder implements Recording {
   readonly rows: number;
   readonly outputs: number;
   readonly calls: Call[] = [];
-  readonly foreign: Call[] = [];
   readonly weights = new Set<string>();
   /** Looks like the graph, and writes down what is called. */
   readonly graph: Graph;
@@ -81,7 +77,6 @@ class Recorder implements Recording {
   constructor(
     g: Graph,
     readonly given: ReadonlySet<string>,
-    readonly memories: readonly LayerHandles[],
   ) {
     this.rows = g.rows;
     this.outputs = g.outputs;
@@ -104,11 +99,9 @@ class Recorder implements Recording {
   }
 
   private call(method: string, args: readonly unknown[], run: AnyFunction): unknown {
-    let isForeign = false;
     const show = (value: unknown): string => {
       if (value instanceof Tensor) {
         const number = this.numbers.get(value);
-        isForeign ||= number === undefined;
         return number === undefined ? "a tensor of another graph" : `t${number}`;
       }
       if (value instanceof Weight) {
@@ -121,17 +114,15 @@ class Recorder implements Recording {
       return `{${parts.map(([key, part]) => `${key}: ${show(part)}`).join(", ")}}`;
     };
     const text = `${method}(${args.map(show).join(", ")})`;
-    const [handle, ...others] = args;
-    const options = others.at(-1);
+    const [first] = args;
     const tensor = run(...args);
     if (tensor instanceof Tensor && !this.numbers.has(tensor)) this.numbers.set(tensor, this.numbers.size);
     const call: Call = {
       ...{ method, layer: this.layer, text },
       result: tensor instanceof Tensor ? `t${this.numbers.get(tensor)}` : undefined,
-      ...(isHandle(handle) ? { memory: { handle, state: stateOf(options), stores: storesIn(options) } } : {}),
+      ...(isHandle(first) ? { memory: first } : {}),
     };
     this.calls.push(call);
-    if (isForeign) this.foreign.push(call);
     return tensor;
   }
 }
@@ -140,16 +131,6 @@ type AnyFunction = (...args: readonly unknown[]) => unknown;
 
 function isHandle(value: unknown): value is MemoryHandle {
   return typeof value === "object" && value !== null && "record" in value && "isShared" in value;
-}
-
-function stateOf(options: unknown): string | undefined {
-  if (typeof options !== "object" || options === null || !("state" in options)) return undefined;
-  return typeof options.state === "string" ? options.state : undefined;
-}
-
-function storesIn(options: unknown): boolean {
-  if (typeof options !== "object" || options === null) return false;
-  return "state" in options || ("keys" in options && options.keys !== undefined);
 }
 
 /** Where the building of two graphs parts, leaving out the sizes that follow from rows; undefined where nowhere. */

@@ -23,7 +23,8 @@ export function referenceCheck(reference: Reference | undefined): Check {
     const { config } = await subject.read();
     const texts = [await subject.tokens(29, 50), await subject.tokens(1, 51)];
     const sequences = await readReference(reference, texts, { path, config, weights: subject.weights });
-    await using model = await subject.load();
+    const context = Math.max(256, ...sequences.map(({ tokens }) => tokens.length));
+    await using model = await subject.load({ context });
     let worst = 0;
     for (const [i, { tokens, rows: expected }] of sequences.entries()) {
       const rows = await afresh(model, tokens);
@@ -106,8 +107,7 @@ async function runVariant(
   tokens: readonly number[],
 ): Promise<Float32Array[] | undefined> {
   try {
-    const { contextLength } = (await subject.read()).config;
-    const context = Math.min(256, contextLength);
+    const context = Math.max(256, tokens.length);
     await using model = await loadModel(await subject.path(), {
       context,
       kv: "f32",
@@ -124,13 +124,12 @@ async function runVariant(
 /** A norm within a layer that is all that takes the stream going through the layers. */
 function missingResidual({ calls }: Recording): string | undefined {
   const uses = new Map<string, number>();
-  for (const { text, method } of calls) {
-    if (method === "layers") continue;
+  for (const { text } of calls) {
     for (const [tensor] of text.matchAll(/\bt\d+\b/g)) uses.set(tensor, (uses.get(tensor) ?? 0) + 1);
   }
-  const streams = new Map<string, string>();
+  const streams = new Set<string>();
   for (const { layer, method, text, result } of calls) {
-    if (result !== undefined && ["add", "getRows", "scale", "mulMat"].includes(method)) streams.set(result, method);
+    if (result !== undefined && ["add", "getRows", "scale", "mulMat"].includes(method)) streams.add(result);
     const [input] = /\bt\d+\b/.exec(text) ?? [];
     const isNorm = method === "rmsNorm" || method === "norm";
     if (layer === undefined || !isNorm || input === undefined || uses.get(input) !== 1) continue;
@@ -159,7 +158,7 @@ async function place(subject: Subject, compared: Compared, { row }: Difference, 
       "or the order of taps and heads"
     );
   }
-  const asks = recording.calls.some(({ method }) => method === "positions" || method === "rope");
+  const methods = new Set(recording.calls.map(({ method }) => method));
   const sizes = (await subject.read()).memory.flatMap((layer) =>
     Object.values(layer).flatMap((record) =>
       record?.kind === "attention" && "size" in record.extent ? [record.extent.size] : [],
@@ -167,8 +166,8 @@ async function place(subject: Subject, compared: Compared, { row }: Difference, 
   );
   const near = sizes.find((size) => Math.abs(size - row) <= 1);
   if (near !== undefined) return `it begins where the window or chunk of ${near} tokens ends`;
-  if (!asks) {
-    return "a token alone is right, and the graph never asks for positions: is a rotary embedding or another kind of position missing?";
+  if (methods.has("attend") && !methods.has("rope")) {
+    return "a token alone is right, and keys and queries are not turned by positions: is a rotary embedding missing?";
   }
   return "a token alone is right: look at what it takes of those before it (positions, decays, earlier taps, the order of states)";
 }

@@ -3,44 +3,48 @@ import type { Model } from "../model/model.ts";
 import { defineCheck } from "./check.ts";
 import { difference, nmse } from "./compare.ts";
 import { recordOne, short } from "./declaration-checks.ts";
-import { firstDivergence, type Recording } from "./recorder.ts";
+import { firstDivergence, type Call, type Recording } from "./recorder.ts";
 import { afresh, feedAll, Mistake, type Subject } from "./subject.ts";
 
 /** Tokens of the texts of checks: longer than the windows and chunks of tiny models. */
 export const textLength = 61;
 
-export const numbers = defineCheck("logits are numbers", async (subject) => {
-  await using model = await subject.load();
-  const text = await subject.tokens(textLength);
-  const rows = await afresh(model, text);
-  const bad = rows.findIndex((row) => !row.every(Number.isFinite));
-  if (bad >= 0) {
-    const cause = bad === 0 ? "the very first token's already" : `those of position ${bad} are the first`;
-    throw new Mistake(
-      `some logits are NaN or infinite, ${cause}: a division by zero, a logarithm or root of a negative number, a ` +
-        "decay that grows, or a memory that is read where nothing was written",
-    );
-  }
-  const [first = new Float32Array(0)] = rows;
-  const isSame = (other: Float32Array | undefined) => other !== undefined && nmse(other, first) < 1e-12;
-  const others = await Promise.all(
-    [1, 2, 3].map((step) => afresh(model, [((text[0] ?? 0) + step) % model.vocabularySize])),
-  );
-  if (model.vocabularySize > 3 && others.every(([row]) => isSame(row))) {
-    throw new Mistake("four different tokens have the same logits: the graph does not look at `g.tokens()`");
-  }
-  const hasMemory = model.memory.layers.some(({ memories }) => memories.length > 0);
-  if (hasMemory && rows.length > 1) {
-    const last = text.at(-1) ?? 0;
-    const [alone] = await afresh(model, [last]);
-    if (alone !== undefined && nmse(rows.at(-1) ?? first, alone) < 1e-12) {
+export const numbers = defineCheck(
+  "logits are numbers",
+  async (subject) => {
+    await using model = await subject.load();
+    const text = await subject.tokens(textLength);
+    const rows = await afresh(model, text);
+    const bad = rows.findIndex((row) => !row.every(Number.isFinite));
+    if (bad >= 0) {
+      const cause = bad === 0 ? "the very first token's already" : `those of position ${bad} are the first`;
       throw new Mistake(
-        "memories are declared, and no token before a token changes its logits: what they give is not used",
+        `some logits are NaN or infinite, ${cause}: a division by zero, a logarithm or root of a negative number, a ` +
+          "decay that grows, or a memory that is read where nothing was written",
       );
     }
-  }
-  return `finite over ${textLength} positions, and other for other tokens`;
-});
+    const [first = new Float32Array(0)] = rows;
+    const isSame = (other: Float32Array | undefined) => other !== undefined && nmse(other, first) < 1e-12;
+    const others = await Promise.all(
+      [1, 2, 3].map((step) => afresh(model, [((text[0] ?? 0) + step) % model.vocabularySize])),
+    );
+    if (model.vocabularySize > 3 && others.every(([row]) => isSame(row))) {
+      throw new Mistake("four different tokens have the same logits: the graph does not look at `g.tokens()`");
+    }
+    const hasMemory = model.memory.layers.some(({ memories }) => memories.length > 0);
+    if (hasMemory && rows.length > 1) {
+      const last = text.at(-1) ?? 0;
+      const [alone] = await afresh(model, [last]);
+      if (alone !== undefined && nmse(rows.at(-1) ?? first, alone) < 1e-12) {
+        throw new Mistake(
+          "memories are declared, and no token before a token changes its logits: what they give is not used",
+        );
+      }
+    }
+    return `finite over ${textLength} positions, and other for other tokens`;
+  },
+  { gates: true },
+);
 
 export const causal = defineCheck("later tokens change nothing before them", async (subject) => {
   await using model = await subject.load();
@@ -60,8 +64,19 @@ export const causal = defineCheck("later tokens change nothing before them", asy
 export const wanted = defineCheck("logits of the wanted tokens", async (subject) => {
   await using model = await subject.load();
   const texts = [await subject.tokens(9, 3), await subject.tokens(6, 4), await subject.tokens(1, 5)];
-  const all: Float32Array[][] = [];
-  for (const text of texts) all.push(await afresh(model, text));
+  const run = async (kinds: readonly ("all" | "last" | "none")[]) => {
+    const sequences = texts.map(() => model.sequence());
+    const results = await model.feed(
+      sequences.map((sequence, i) => ({ sequence, tokens: texts[i] ?? [], logits: kinds[i] ?? "none" })),
+    );
+    for (const sequence of sequences) sequence.dispose();
+    return results.map(({ logits }) => logits);
+  };
+  const all = await run(["all", "all", "all"]);
+  const [first = new Float32Array(0), ...others] = all.flat();
+  if (others.every((row) => nmse(row, first) < 1e-12)) {
+    throw new Mistake("all tokens of a step have the same logits: those of one row are taken for all");
+  }
   const combinations = [
     ["last", "last", "last"],
     ["none", "last", "none"],
@@ -69,18 +84,15 @@ export const wanted = defineCheck("logits of the wanted tokens", async (subject)
     ["last", "all", "none"],
   ] as const;
   for (const kinds of combinations) {
-    const sequences = texts.map(() => model.sequence());
-    const results = await model.feed(
-      sequences.map((sequence, i) => ({ sequence, tokens: texts[i] ?? [], logits: kinds[i] ?? "none" })),
-    );
-    for (const sequence of sequences) sequence.dispose();
-    for (const [i, { logits }] of results.entries()) {
+    const results = await run(kinds);
+    for (const [i, logits] of results.entries()) {
       const rows = all[i] ?? [];
       const expected = kinds[i] === "all" ? rows : kinds[i] === "last" ? rows.slice(-1) : [];
       await subject.expectEqual(
         logits,
         expected,
-        `sequences of 9, 6 and 1 tokens were fed together, with logits of ${kinds.join(", ")}: those of sequence ${i} are wrong`,
+        `of sequences of 9, 6 and 1 tokens fed together, logits of ${kinds.join(", ")} were wanted, and those of sequence ${i} are ` +
+          "other than where all were wanted",
         () => rowHint(logits[0], all),
       );
     }
@@ -160,11 +172,10 @@ async function chunkHint(
 
 /** Calls that can let rows of a step see each other without a memory, for a hint. */
 function suspects({ calls }: Recording): string {
-  const found = calls.filter(({ method, text }) => {
-    if (method === "concat") return !text.endsWith(", 0)");
-    return ["cumsum", "transpose", "setRows", "pad", "view"].includes(method);
-  });
-  const [first] = found;
+  const crossing = ["cumsum", "concat", "setRows", "transpose", "pad", "view"];
+  const crosses = ({ method, text }: Call, wanted: string) =>
+    method === wanted && !(method === "concat" && text.endsWith(", 0)"));
+  const [first] = crossing.flatMap((method) => calls.find((call) => crosses(call, method)) ?? []);
   if (first === undefined) return "";
   const layer = first.layer === undefined ? "" : `, layer ${first.layer}`;
   return `; look at ${short(first.text)}${layer}`;
@@ -262,16 +273,23 @@ export const cleared = defineCheck("cleared = fresh", async (subject) => {
 
 export const models = defineCheck("two models in one process", async (subject) => {
   const text = await subject.tokens(26, 12);
+  const pieces = [text.slice(0, 9), text.slice(9, 20), text.slice(20)];
+  const options = { sequences: 2, context: 64, batch: 32 };
+  const expected: Float32Array[] = [];
+  {
+    await using alone = await subject.load();
+    using sequence = alone.sequence();
+    for (const piece of pieces) expected.push(...(await feedAll(sequence, piece)));
+  }
   await using first = await subject.load();
-  const expected = await afresh(first, text);
   using one = first.sequence();
-  const rows = await feedAll(one, text.slice(0, 9));
-  await using second = await subject.load({ sequences: 2, context: 64, batch: 32 });
+  await using second = await subject.load(options);
   using two = second.sequence();
-  const others = await feedAll(two, text.slice(0, 14), 7);
-  rows.push(...(await feedAll(one, text.slice(9, 20))));
-  others.push(...(await feedAll(two, text.slice(14))));
-  rows.push(...(await feedAll(one, text.slice(20), 2)));
+  const [rows, others]: [Float32Array[], Float32Array[]] = [[], []];
+  for (const piece of pieces) {
+    rows.push(...(await feedAll(one, piece)));
+    others.push(...(await feedAll(two, piece)));
+  }
   const why = () => "the plugin keeps something in JavaScript that both models share";
   await subject.expectEqual(
     rows,

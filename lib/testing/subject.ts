@@ -6,6 +6,7 @@ import type { Architecture, ReadArchitecture } from "../model/architecture.ts";
 import { openModelFile } from "../model/file.ts";
 import { loadModel, type LoadOptions, type Model } from "../model/model.ts";
 import { planMemory, type MemoryPlan } from "../model/plan.ts";
+import { readArchitecture } from "../model/read.ts";
 import type { Sequence } from "../sequence/sequence.ts";
 import { difference, randomOf, sizeOf, type Difference } from "./compare.ts";
 import { madeUpMetadata, makeWeights, writeMadeUpModel, type MadeWeight, type WeightNumbers } from "./made-model.ts";
@@ -79,18 +80,24 @@ export class Subject implements Disposable {
     return this.readResult;
   }
 
-  private readFile(path: string): ReadArchitecture {
+  /** The declaration with the configuration of any file. */
+  readFile(path: string): ReadArchitecture {
     using file = openModelFile(path);
-    const read = this.architecture.read(file.metadata);
+    const read = readArchitecture(this.architecture, file.metadata);
     // Metadata are read from the file when they are asked for, and it is closed now.
     return { ...read, config: { ...read.config }, memory: [...read.memory] };
   }
 
-  /** Of f32 weights sums are equal up to their order; others are rounded on the way. */
+  /** Of f32 weights sums are equal up to their order. With others what goes into products is rounded, on edges either way. */
   async tolerance(): Promise<number> {
     if (this.options.tolerance !== undefined) return this.options.tolerance;
     using file = openModelFile(await this.path());
-    return file.tensors.every(({ type }) => type === "f32") ? 1e-8 : 1e-4;
+    const types = new Set(file.tensors.map(({ type }) => type));
+    types.delete("f32");
+    if (types.size === 0) return 1e-8;
+    types.delete("f16");
+    types.delete("bf16");
+    return types.size === 0 ? 1e-5 : 1e-2;
   }
 
   /** Loads the model for a check. Poisoned, free cells and unused buffers hold NaN. */

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Architecture } from "../model/architecture.ts";
-import { firstChecks, furtherChecks, type CheckOptions } from "./kit.ts";
+import { allChecks, notRun, type CheckOptions } from "./kit.ts";
 import { Subject } from "./subject.ts";
 
 const timeout_ms = 60_000;
@@ -17,7 +17,7 @@ const timeout_ms = 60_000;
  * ```
  */
 export function testArchitecture(architecture: Architecture, options: Omit<CheckOptions, "onCheck"> = {}): void {
-  const { reference, ...own } = options;
+  const { reference, only, ...own } = options;
   setDefaultTimeout(timeout_ms);
   describe(architecture.names[0] ?? "an architecture without a name", () => {
     let subject: Subject;
@@ -27,12 +27,12 @@ export function testArchitecture(architecture: Architecture, options: Omit<Check
     });
     afterAll(() => subject[Symbol.dispose]());
 
-    const first = new Set(firstChecks);
-    for (const check of [...firstChecks, ...furtherChecks(reference)]) {
+    for (const check of allChecks(reference)) {
+      if (only !== undefined && !check.gates && !only.includes(check.name)) continue;
       test(check.name, async () => {
-        if (failed !== undefined) throw new Error(`not run, since the check "${failed}" failed`);
+        if (failed !== undefined) throw new Error(notRun(failed));
         const { outcome, message } = await check.run(subject);
-        if (outcome === "failed" && first.has(check)) failed = check.name;
+        if (check.gates && outcome === "failed") failed = check.name;
         expect(outcome === "failed" ? message : "").toBe("");
       });
     }

@@ -1,7 +1,8 @@
 /** The same architecture with one thing done in another way, to find out which of them was meant. */
 import type { Graph } from "../graph/graph.ts";
+import type { AttendOptions, ConvolveOptions, LinearRecurrenceOptions, RopeOptions } from "../graph/options.ts";
 import type { MemoryHandle } from "../graph/memory.ts";
-import type { AttendOptions, ConvolveOptions, RopeOptions } from "../graph/options.ts";
+import { sequenceStarts } from "../graph/recurrence-blocks.ts";
 import type { Operand, Tensor } from "../graph/tensor.ts";
 import type { LayerMemory, MemoryRecord, SharedMemory } from "../memory/declaration.ts";
 import type { Architecture } from "../model/architecture.ts";
@@ -9,7 +10,7 @@ import type { Architecture } from "../model/architecture.ts";
 export interface Variant {
   /** What it says of the plugin where it gives the reference's logits. */
   readonly finding: string;
-  /** Whether the plugin does what the variant does otherwise: calls of these methods, or memories that are changed. */
+  /** What a plugin must have for it to make a difference: calls of this method of the graph, or "window"s and chunks. */
   readonly needs: string;
   readonly apply: (architecture: Architecture) => Architecture;
 }
@@ -148,6 +149,21 @@ export const variants: readonly Variant[] = [
     finding: "without rotary embedding they are: keys and queries are turned where they should not be",
     needs: "rope",
     apply: (architecture) => withMethods(architecture, (g) => ({ rope: (a: Operand) => g.scale(g.cont(a), 1) })),
+  },
+  {
+    finding:
+      "with a sequence's first token taken in whole by linear recurrences they are: the reset at position 0 is missing " +
+      "(see `sequenceStarts`)",
+    needs: "linearRecurrence",
+    apply: (architecture) =>
+      withMethods(architecture, (g) => ({
+        linearRecurrence: (memory: MemoryHandle, options: LinearRecurrenceOptions) => {
+          const rest = g.scale(g.sqr(options.a), -1, 1);
+          const share = g.sqrt(g.clamp(g.add(rest, sequenceStarts(g)), 0, 1));
+          const x = g.mul(g.div(options.x, g.sqrt(rest)), share);
+          return g.linearRecurrence(memory, { ...options, x });
+        },
+      })),
   },
   {
     finding: "with the two sides of gated activations exchanged they are: gate and up are the wrong way round",

@@ -1,0 +1,158 @@
+/** Parts of the conformance kit by themselves. */
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import {
+  defineArchitecture,
+  layerCount,
+  matrix,
+  openModelFile,
+  perLayer,
+  table,
+  vector,
+  type Metadata,
+} from "ggstrata";
+import { checkArchitecture } from "ggstrata/testing";
+import { engineFlags } from "../../lib/native/engine.ts";
+import { difference, nmse } from "../../lib/testing/compare.ts";
+import { madeUpMetadata, makeWeights } from "../../lib/testing/made-model.ts";
+import { readReference } from "../../lib/testing/reference.ts";
+import { Subject } from "../../lib/testing/subject.ts";
+import { Folder, refusal, root } from "../model/help.ts";
+import { toy } from "./toy.ts";
+
+const rows = (...numbers: number[][]) => numbers.map((row) => Float32Array.from(row));
+
+describe("logits are compared", () => {
+  test("all together, and by the first row that differs", () => {
+    const expected = rows([1, 2], [3, 4], [5, 6]);
+    expect(difference(rows([1, 2], [3, 4], [5, 6]), expected, 0)).toBeUndefined();
+    expect(difference(rows([1, 2], [3, 4.1], [5, 6]), expected, 1e-8)).toMatchObject({ row: 1, count: 1 });
+    expect(difference(rows([1, 2], [3, 4.1], [5, 6]), expected, 1e-2)).toBeUndefined();
+  });
+
+  test("NaN and missing rows are differences", () => {
+    const expected = rows([1, 2], [3, 4]);
+    expect(difference(rows([1, 2], [NaN, 4]), expected, 1)).toMatchObject({ row: 1, count: 1, nmse: NaN });
+    expect(difference(rows([1, 2]), expected, 1)).toMatchObject({ row: 1, count: 1 });
+    expect(nmse([0, 0], [0, 0])).toBe(0);
+    expect(nmse([1], [1, 2])).toBe(NaN);
+  });
+});
+
+const plain = (read: (m: Metadata) => void) =>
+  defineArchitecture({
+    apiVersion: 1,
+    names: ["plain"],
+    config: (m) => {
+      read(m);
+      return { vocabulary: m.count("plain.vocab_size"), contextLength: m.count("plain.context_length") };
+    },
+    memory: () => [],
+    weights: (c) => ({
+      embedding: table("token_embd.weight", [8, c.vocabulary]),
+      norm: vector("output_norm.weight", [8]),
+      decay: vector("blk.0.ssm_a", [8]),
+      head: matrix("output.weight", [8, c.vocabulary]),
+    }),
+    graph: (g, _, w) => {
+      const x = g.add(g.getRows(w.embedding, g.tokens()), w.decay);
+      return g.mulMat(w.head, g.rmsNorm(g.selectOutputs(x), 1e-5, w.norm));
+    },
+  });
+
+describe("a model is made", () => {
+  test("with answers to the keys that are asked for, and no others", () => {
+    const metadata = madeUpMetadata(
+      plain((m) => {
+        const layers = layerCount(m, "plain");
+        perLayer(m, "plain.attention.head_count_kv", layers);
+        m.count("plain.something_else");
+        m.count("plain.left_out", 3);
+        m.number("plain.attention.layer_norm_rms_epsilon");
+      }),
+    );
+    expect(metadata).toEqual({
+      "general.architecture": "plain",
+      "plain.vocab_size": 96,
+      "plain.context_length": 512,
+      "plain.block_count": 4,
+      "plain.attention.head_count_kv": Uint32Array.of(0, 2, 0, 2),
+      "plain.something_else": 8,
+      "plain.attention.layer_norm_rms_epsilon": 1e-5,
+    });
+  });
+
+  test("with the architecture's example where it has one", () => {
+    const example = { "plain.vocab_size": 5, "plain.context_length": 99, "plain.list": [1, 2], "plain.halves": [0.5] };
+    expect(madeUpMetadata({ ...plain(() => undefined), example })).toEqual({
+      "general.architecture": "plain",
+      ...example,
+      "plain.list": Uint32Array.of(1, 2),
+      "plain.halves": Float32Array.of(0.5),
+    });
+  });
+
+  test("or the error says what to give", () => {
+    const architecture = plain((m) => m.string("plain.kind"));
+    expect(() => madeUpMetadata(architecture)).toThrow(/no tiny model of "plain" .*"plain.kind".*give .* an `example`/);
+  });
+
+  test("with numbers that fit what weights are for, or the caller's", () => {
+    const tree = { norm: vector("a_norm.weight", [40]), decay: vector("blk.0.ssm_a", [40]), own: vector("own", [2]) };
+    const [norm, decay, own] = makeWeights(tree, (name) => (name === "own" ? [7, 8] : undefined));
+    expect(norm?.values.every((value) => value > 0.5 && value < 1.5)).toBe(true);
+    expect(decay?.values.every((value) => value < 0)).toBe(true);
+    expect(own?.values).toEqual(Float32Array.of(7, 8));
+  });
+});
+
+test("an architecture without memories passes", async () => {
+  const { checks, passed } = await checkArchitecture(plain(() => undefined));
+  expect(checks.filter(({ outcome }) => outcome === "failed")).toEqual([]);
+  expect(passed).toBe(true);
+});
+
+test("a model for poisoned checks is loaded with poison, and the environment is as before", async () => {
+  using subject = new Subject(toy("nothing"), {});
+  const before = process.env["STRATA_POISON"];
+  await using model = await subject.load({ poison: true });
+  const { config } = Reflect.get(model, "engine") as { config: { flags: number } };
+  expect(config.flags & engineFlags.poison).toBe(engineFlags.poison);
+  expect(process.env["STRATA_POISON"]).toBe(before as string);
+});
+
+describe("a reference", () => {
+  const model = { path: "", config: { vocabulary: 2, contextLength: 9 }, weights: new Map() };
+
+  test("is a function, arrays in any form, or a folder", async () => {
+    const expected = [{ tokens: [4, 5], rows: rows([1, 2], [3, 4]) }];
+    const nested = [
+      {
+        tokens: [4, 5],
+        logits: [
+          [1, 2],
+          [3, 4],
+        ],
+      },
+    ];
+    expect(await readReference(nested, [], model)).toEqual(expected);
+    expect(await readReference([{ tokens: [4, 5], logits: Float32Array.of(1, 2, 3, 4) }], [], model)).toEqual(expected);
+    expect(await readReference(() => [1, 2, 3, 4], [[4, 5]], model)).toEqual(expected);
+    const folder = join(root, "test/fixtures/mamba2");
+    using file = openModelFile(join(folder, "model.gguf"));
+    const vocabulary = file.metadata.strings("tokenizer.ggml.tokens").length;
+    const read = await readReference(folder, [], { ...model, config: { ...model.config, vocabulary } });
+    expect(read.every(({ tokens, rows: own }) => tokens.length === own.length)).toBe(true);
+  });
+
+  test("that does not fit is an error that says so", async () => {
+    const short = [{ tokens: [4, 5], logits: [1, 2, 3] }];
+    expect((await refusal(readReference(short, [], model))).message).toContain(
+      "3 logits for sequence 0; 2 tokens of 2",
+    );
+    expect((await refusal(readReference("no-such-folder", [], model))).code).toBe("io");
+    using folder = new Folder();
+    const json = folder.write("reference.json", "{}");
+    expect((await refusal(readReference(json, [], model))).message).toContain('expected {"tokens"');
+  });
+});
