@@ -124,9 +124,10 @@ pub const Move = union(enum) {
     /// To their quotient by so many.
     divide: i32,
 
+    /// Further than numbers reach is as far as they do: no context goes there.
     pub fn apply(how: Move, position: i32) i32 {
         return switch (how) {
-            .shift => |distance| position + distance,
+            .shift => |distance| position +| distance,
             .divide => |divisor| @divFloor(position, divisor),
         };
     }

@@ -142,6 +142,7 @@ export class Sequence implements Disposable {
 
   /** Makes another sequence hold what this one holds; what it held before goes. */
   copyTo(destination: Sequence, p0 = -1, p1 = -1): void {
+    destination.check(this.host);
     this.host.engine.copy(this.index, destination.index, p0, p1);
   }
 
@@ -178,6 +179,7 @@ export class Sequence implements Disposable {
 
   /** Makes the sequence hold what a snapshot holds; what it held before goes. */
   restore(snapshot: Snapshot): void {
+    snapshot.check(this.host.engine);
     this.host.engine.restoreSnapshot(snapshot.handle, this.index);
   }
 
@@ -193,6 +195,11 @@ export class Sequence implements Disposable {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** For the SDK: throws where this is no sequence of the model that is to work with it. */
+  check(host: SequenceHost): void {
+    if (host !== this.host) throw new StrataError("invalid_argument", "this sequence belongs to another model");
   }
 
   /** For the SDK: a snapshot that belongs to this sequence. */
@@ -212,13 +219,13 @@ export class Sequence implements Disposable {
     }
   }
 
-  private task(task: Omit<SequenceTask, "sequence">): Promise<void> {
+  private async task(task: Omit<SequenceTask, "sequence">): Promise<void> {
     for (const name of ["from", "to", "amount"] as const) {
       const value = task[name] ?? 0;
       if (Number.isSafeInteger(value) && Math.abs(value) < 2 ** 31) continue;
       throw new StrataError("invalid_argument", `a position or distance is ${value}; give whole numbers`);
     }
-    return this.hold(this.host.scheduler.task({ ...task, sequence: this.index }));
+    await this.hold(this.host.scheduler.task({ ...task, sequence: this.index }));
   }
 }
 
@@ -233,6 +240,7 @@ export async function feedTogether(
   const marks: BatchMark[] = [];
   const lowered = requests.map((request): BatchRequest => {
     const { sequence, tokens, logits = "last", position } = request;
+    sequence.check(host);
     if (tokens.length > 0) scheduler.checkPrompt(tokens);
     const own = { sequence: sequence.index, tokens, logits };
     return position === undefined ? own : { ...own, position };
@@ -263,13 +271,15 @@ export async function feedTogether(
 
 /** Saves sequences and their snapshots to one file. */
 export async function saveTogether(
-  { engine, scheduler }: SequenceHost,
+  host: SequenceHost,
   path: string,
   sequences: readonly Sequence[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
   signal?.throwIfAborted();
   checkPath(path);
+  const { engine, scheduler } = host;
+  for (const sequence of sequences) sequence.check(host);
   const holders: StateHolder[] = sequences.map(({ index }) => ({ kind: "sequence", number: index }));
   for (const [of, sequence] of sequences.entries()) {
     for (const { handle } of sequence.snapshots) holders.push({ kind: "snapshot", number: handle, of });

@@ -29,6 +29,11 @@ export class Snapshot implements Disposable {
     return this.engine.describeSnapshot(this.handle).bytes;
   }
 
+  /** For the SDK: throws where this is no snapshot of the engine that is to work with it. */
+  check(engine: NativeEngine): void {
+    if (engine !== this.engine) throw new StrataError("invalid_argument", "this snapshot belongs to another model");
+  }
+
   get isDisposed(): boolean {
     return this.number === undefined;
   }
