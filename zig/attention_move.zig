@@ -11,7 +11,7 @@ const CellCopy = attention_pool.CellCopy;
 pub const CellTurn = struct { cell: u32, distance: i32 };
 
 /// Why positions `[p0, p1)` cannot be moved; null when they can.
-pub fn refusal(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32, how: Move) ?[]const u8 {
+pub fn refusal(pool: *const AttentionPool, holder: u32, _: i32, p0: i32, p1: i32, how: Move) ?[]const u8 {
     const h = &pool.holders[holder];
     // A window may have let go everything, and still ends where the sequence does.
     const is_past = p0 >= h.end or p1 <= h.min;
@@ -147,8 +147,8 @@ test "a middle goes, what follows closes up, and kernels number the cells withou
     try sample.share(&pool, 0, 1);
     try pool.remove(0, 10, 30);
     try testing.expectEqual(100, pool.held(0).end);
-    try testing.expect(pool.move_refusal(0, 30, 100, .{ .shift = -21 }) != null);
-    try testing.expectEqual(null, pool.move_refusal(0, 30, 100, .{ .shift = -20 }));
+    try testing.expect(pool.move_refusal(0, 0, 30, 100, .{ .shift = -21 }) != null);
+    try testing.expectEqual(null, pool.move_refusal(0, 0, 30, 100, .{ .shift = -20 }));
 
     var copies: std.ArrayList(CellCopy) = .empty;
     defer copies.deinit(testing.allocator);
@@ -237,7 +237,7 @@ test "what a window let go does not move to where it would be seen" {
     try sample.step(&pool, &plan, &.{next});
     pool.commit(&plan, &.{next});
     try testing.expectEqual(batch.Range{ .min = 40, .end = 50 }, pool.held(0));
-    try testing.expectEqual(null, pool.move_refusal(0, 0, 10, .{ .shift = 24 }));
-    try testing.expect(pool.move_refusal(0, 0, 10, .{ .shift = 26 }) != null);
-    try testing.expect(pool.move_refusal(0, 0, 30, .{ .divide = 2 }) == null);
+    try testing.expectEqual(null, pool.move_refusal(0, 0, 0, 10, .{ .shift = 24 }));
+    try testing.expect(pool.move_refusal(0, 0, 0, 10, .{ .shift = 26 }) != null);
+    try testing.expect(pool.move_refusal(0, 0, 0, 30, .{ .divide = 2 }) == null);
 }

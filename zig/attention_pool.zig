@@ -8,7 +8,11 @@
 
 const std = @import("std");
 const assert = std.debug.assert;
+const c = @import("ggml");
 const declaration = @import("declaration.zig");
+const memory_layout = @import("memory_layout.zig");
+const leaf = @import("leaf.zig");
+const status = @import("status.zig");
 const blocks_file = @import("blocks.zig");
 const Blocks = blocks_file.Blocks;
 const Block = blocks_file.Block;
@@ -20,6 +24,7 @@ const move_file = @import("attention_move.zig");
 const packer_file = @import("attention_packer.zig");
 const step_file = @import("attention_step.zig");
 const Packer = packer_file.Packer;
+const MemoryDeclaration = declaration.MemoryDeclaration;
 
 pub const block_cells = pieces_file.block_cells;
 
@@ -64,6 +69,83 @@ pub const AttentionPool = struct {
         separate: bool = false,
         /// A window keeps all positions and only masks.
         whole: bool = false,
+
+        pub fn check(d: MemoryDeclaration) status.Error!void {
+            const elements_max = 1 << 20;
+            if (d.heads < 1 or d.heads > 4096 or d.key_dim < 1 or d.value_dim < 0 or
+                @as(i64, d.heads) * @max(d.key_dim, d.value_dim) > elements_max)
+            {
+                return status.fail(error.InvalidArgument, "layer {d}: attention with {d} heads of {d} (keys) and {d} (values)", .{
+                    d.layer, d.heads, d.key_dim, d.value_dim,
+                });
+            }
+            if ((d.extent == .all) != (d.window == 0) or d.window < 0) {
+                return status.fail(error.InvalidArgument, "layer {d}: a window of {d} does not fit the extent {t}", .{
+                    d.layer, d.window, d.extent,
+                });
+            }
+            try check_type(d, "keys", d.key_type, d.key_dim);
+            if (d.value_dim > 0) try check_type(d, "values", d.value_type, d.value_dim);
+        }
+
+        fn check_type(d: MemoryDeclaration, what: []const u8, kind: i32, dim: i32) status.Error!void {
+            switch (kind) {
+                c.GGML_TYPE_F32, c.GGML_TYPE_F16, c.GGML_TYPE_BF16 => {},
+                c.GGML_TYPE_Q8_0, c.GGML_TYPE_Q4_0 => if (@mod(dim, 32) != 0) {
+                    return status.fail(error.Unsupported, "layer {d}: {s} of {d} elements a head cannot be {s}, whose blocks " ++
+                        "hold 32; use f16", .{ d.layer, what, dim, if (kind == c.GGML_TYPE_Q8_0) "q8_0" else "q4_0" });
+                },
+                else => return status.fail(error.Unsupported, "layer {d}: {s} can be f32, f16, bf16, q8_0 or q4_0, not ggml " ++
+                    "type {d}", .{ d.layer, what, kind }),
+            }
+        }
+
+        pub fn columns(d: MemoryDeclaration) declaration.Columns {
+            var result: declaration.Columns = @splat(.{});
+            result[0] = .{ .type = @intCast(d.key_type), .elements = @as(i64, d.heads) * d.key_dim };
+            result[1] = .{ .type = @intCast(d.value_type), .elements = @as(i64, d.heads) * d.value_dim };
+            return result;
+        }
+
+        pub fn init(d: MemoryDeclaration, config: memory_layout.Config) Config {
+            return .{
+                .extent = d.extent,
+                .window = @intCast(d.window),
+                .sequences = config.sequences,
+                .context = config.context,
+                .batch = config.batch,
+                .rollback = config.rollback,
+                .cells = config.cells,
+                .separate = config.separate,
+                .whole = config.whole_windows,
+            };
+        }
+
+        pub fn cell_count(config: Config) u32 {
+            return block_count(config) * block_cells;
+        }
+
+        pub fn snapshot_bytes(config: Config, d: MemoryDeclaration) usize {
+            return snapshot_blocks(config) * block_cells * memory_layout.cell_bytes(d);
+        }
+
+        pub fn without_rollback(config: Config) Config {
+            var other = config;
+            other.rollback = 0;
+            return other;
+        }
+
+        pub fn log_rows(_: Config) u32 {
+            return 0;
+        }
+
+        pub fn half_rows(_: Config) u32 {
+            return 0;
+        }
+
+        pub fn method_number(_: Config) i32 {
+            return 0;
+        }
     };
 
     /// Blocks of one sequence at its longest: for a window, the window, what can be taken back, and one sub-batch, since
@@ -242,6 +324,44 @@ pub const AttentionPool = struct {
             if (blocks_for(pool.cells_from(source, destination, end)) > pool.blocks.free_in(pool.region(destination))) return error.Full;
         }
         pool.copy_reserved(source, destination, end, value, copies);
+    }
+
+    /// Makes `destination`, which is empty, hold all that `source` holds.
+    pub fn copy_holder(pool: *AttentionPool, source: u32, destination: u32, changes: *leaf.Changes) error{ OutOfMemory, Full }!void {
+        return pool.copy(source, destination, pool.held(source).end, pool.stamp(source), &changes.cells);
+    }
+
+    /// A part is what is left when the rest is cut off.
+    pub fn part_refusal(_: *const AttentionPool) ?[]const u8 {
+        return null;
+    }
+
+    pub fn settle_snapshot(_: *AttentionPool, _: u32, _: *leaf.Changes) void {
+        // It owns its pieces already.
+    }
+
+    pub fn free_cells(pool: *const AttentionPool) u32 {
+        return pool.blocks.free_count * block_cells;
+    }
+
+    pub fn describe(pool: *const AttentionPool, buffer: *[64]u8) []const u8 {
+        return switch (pool.config.extent) {
+            .all => "full attention",
+            else => |extent| std.fmt.bufPrint(buffer, "attention with {t} window {d}", .{ extent, pool.config.window }) catch "windowed attention",
+        };
+    }
+
+    /// Those that nobody has written, and those that the step will write.
+    pub fn for_unread(pool: *const AttentionPool, plan: *const Plan, sink: anytype) void {
+        for (pool.blocks.references, pool.blocks.filled, 0..) |owners, filled, block| {
+            const used = if (owners > 0) filled else 0;
+            sink.add(block * block_cells + used, block_cells - used);
+        }
+        for (plan.cells.items) |cell| sink.add(@intCast(cell), 1);
+    }
+
+    pub fn plant_fault(_: *AttentionPool, _: i32, _: u32, _: u32) void {
+        // The mistakes are those of states.
     }
 
     /// As `copy`, where there is room for what it adds.

@@ -31,6 +31,10 @@ pub const Plan = struct {
 
     const Filled = struct { block: Block, filled: u32 };
 
+    pub fn cell_copies(plan: *const Plan) []const CellCopy {
+        return plan.copies.items;
+    }
+
     pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
         inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
     }

@@ -3,6 +3,7 @@
 const std = @import("std");
 const c = @import("ggml");
 const status = @import("status.zig");
+const leaf = @import("leaf.zig");
 
 pub const Kind = enum(i32) { attention = 0, recurrent = 1 };
 
@@ -54,10 +55,22 @@ pub const MemoryDeclaration = extern struct {
     }
 };
 
+/// One tensor of a memory: what a cell of it holds.
+pub const Column = struct {
+    type: c.ggml_type = c.GGML_TYPE_F32,
+    elements: i64 = 0,
+
+    pub fn bytes(column: Column) usize {
+        return if (column.elements == 0) 0 else c.ggml_row_size(column.type, column.elements);
+    }
+};
+
+pub const Columns = [states_max]Column;
+
 /// Refuses what cannot be allocated or computed, naming layer and fault.
 pub fn check(declarations: []const MemoryDeclaration) status.Error!void {
     for (declarations, 0..) |d, i| {
-        if (d.shared_from >= 0) try check_shared(declarations, d, i) else try check_own(d);
+        if (d.shared_from >= 0) try check_shared(declarations, d, i) else try leaf.check(d);
     }
 }
 
@@ -69,64 +82,6 @@ fn check_shared(declarations: []const MemoryDeclaration, d: MemoryDeclaration, i
     if (source.shared_from >= 0 or source.kind != d.kind) {
         return status.fail(error.InvalidArgument, "layer {d}: the memory shared from layer {d} must be that layer's " ++
             "own, and of the same kind", .{ d.layer, source.layer });
-    }
-}
-
-fn check_own(d: MemoryDeclaration) status.Error!void {
-    switch (d.kind) {
-        .attention => try check_attention(d),
-        .recurrent => {
-            if (d.state_count < 1 or d.state_count > states_max) {
-                return status.fail(error.InvalidArgument, "layer {d}: a recurrent memory has 1 to {d} states, not {d}", .{
-                    d.layer, states_max, d.state_count,
-                });
-            }
-            for (d.state_elements[0..@intCast(d.state_count)]) |elements| {
-                if (elements <= 0) {
-                    return status.fail(error.InvalidArgument, "layer {d}: a state needs at least one element, not {d}", .{
-                        d.layer, elements,
-                    });
-                }
-            }
-            for (d.state_types[0..@intCast(d.state_count)]) |kind| switch (kind) {
-                c.GGML_TYPE_F32, c.GGML_TYPE_F16 => {},
-                else => return status.fail(error.Unsupported, "layer {d}: a state is f32, or f16 for a convolution's " ++
-                    "inputs, not ggml type {d}", .{ d.layer, kind }),
-            };
-            if (d.inputs < 0) {
-                return status.fail(error.InvalidArgument, "layer {d}: {d} numbers a token cannot be logged", .{ d.layer, d.inputs });
-            }
-        },
-    }
-}
-
-fn check_attention(d: MemoryDeclaration) status.Error!void {
-    const elements_max = 1 << 20;
-    if (d.heads < 1 or d.heads > 4096 or d.key_dim < 1 or d.value_dim < 0 or
-        @as(i64, d.heads) * @max(d.key_dim, d.value_dim) > elements_max)
-    {
-        return status.fail(error.InvalidArgument, "layer {d}: attention with {d} heads of {d} (keys) and {d} (values)", .{
-            d.layer, d.heads, d.key_dim, d.value_dim,
-        });
-    }
-    if ((d.extent == .all) != (d.window == 0) or d.window < 0) {
-        return status.fail(error.InvalidArgument, "layer {d}: a window of {d} does not fit the extent {t}", .{
-            d.layer, d.window, d.extent,
-        });
-    }
-    try check_type(d, "keys", d.key_type, d.key_dim);
-    if (d.value_dim > 0) try check_type(d, "values", d.value_type, d.value_dim);
-}
-
-fn check_type(d: MemoryDeclaration, what: []const u8, kind: i32, dim: i32) status.Error!void {
-    switch (kind) {
-        c.GGML_TYPE_F32, c.GGML_TYPE_F16, c.GGML_TYPE_BF16 => {},
-        c.GGML_TYPE_Q8_0, c.GGML_TYPE_Q4_0 => if (@mod(dim, 32) != 0) {
-            return status.fail(error.Unsupported, "layer {d}: {s} of {d} elements a head cannot be {s}, whose blocks " ++
-                "hold 32; use f16", .{ d.layer, what, dim, if (kind == c.GGML_TYPE_Q8_0) "q8_0" else "q4_0" });
-        },
-        else => return status.fail(error.Unsupported, "layer {d}: {s} can be f32, f16, bf16, q8_0 or q4_0, not ggml " ++
-            "type {d}", .{ d.layer, what, kind }),
     }
 }
 

@@ -646,7 +646,7 @@ pub const Engine = struct {
         for (self.memory.pools, 0..) |*pool, index| {
             var cells: std.ArrayList(CellTurn) = .empty;
             defer cells.deinit(self.gpa);
-            try self.memory.move_pool(pool, sequence, p0, p1, how, &cells);
+            try memory_file.Memory.move_pool(pool, sequence, p0, p1, how, &cells);
             for (turns, self.memory.declarations, self.memory.tensors, 0..) |turn, d, tensors, memory| {
                 if (d.shared_from >= 0 or tensors.pool != index) continue;
                 try memory_turn.run(self.gpa, &self.memory, memory, turn, cells.items, self.compute_now());

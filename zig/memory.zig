@@ -8,67 +8,21 @@ const status = @import("status.zig");
 const tensor_data = @import("tensor_data.zig");
 const declaration = @import("declaration.zig");
 const batch_file = @import("batch.zig");
-const attention_pool = @import("attention_pool.zig");
-const recurrent_pool = @import("recurrent_pool.zig");
+const leaf = @import("leaf.zig");
 const memory_layout = @import("memory_layout.zig");
 const memory_move = @import("memory_move.zig");
 const history_file = @import("history.zig");
 const History = history_file.History;
 const Stamp = history_file.Stamp;
-const AttentionPool = attention_pool.AttentionPool;
-const RecurrentPool = recurrent_pool.RecurrentPool;
+const Pool = leaf.Pool;
+const PoolPlan = leaf.PoolPlan;
+const CellCopy = @import("pieces.zig").CellCopy;
 const MemoryDeclaration = declaration.MemoryDeclaration;
 const Range = batch_file.Range;
 const SubBatch = batch_file.SubBatch;
 const Batch = batch_file.Batch;
 const Tensor = tensor_data.Tensor;
 const Config = memory_layout.Config;
-
-/// A kind of leaf. Each answers the same calls; adding one adds a case here.
-pub const Pool = union(enum) {
-    attention: AttentionPool,
-    recurrent: RecurrentPool,
-
-    fn deinit(pool: *Pool) void {
-        switch (pool.*) {
-            inline else => |*leaf| leaf.deinit(),
-        }
-    }
-
-    pub fn held(pool: *const Pool, holder: u32) Range {
-        switch (pool.*) {
-            inline else => |*leaf| return leaf.held(holder),
-        }
-    }
-
-    fn stamp(pool: *const Pool, holder: u32) ?Stamp {
-        switch (pool.*) {
-            inline else => |*leaf| return leaf.stamp(holder),
-        }
-    }
-
-    fn clear(pool: *Pool, holder: u32) void {
-        switch (pool.*) {
-            inline else => |*leaf| leaf.clear(holder),
-        }
-    }
-
-    /// What a person calls it in a refusal.
-    pub fn describe(pool: *const Pool, buffer: *[64]u8) []const u8 {
-        return switch (pool.*) {
-            .recurrent => "the recurrent states",
-            .attention => |leaf| switch (leaf.config.extent) {
-                .all => "full attention",
-                else => |extent| std.fmt.bufPrint(buffer, "attention with {t} window {d}", .{ extent, leaf.config.window }) catch "windowed attention",
-            },
-        };
-    }
-};
-
-pub const PoolPlan = union(enum) {
-    attention: AttentionPool.Plan,
-    recurrent: RecurrentPool.Plan,
-};
 
 /// Tensors of one declared memory: keys and values, or its states. The last dimension counts cells.
 pub const Tensors = struct {
@@ -110,10 +64,7 @@ pub const Memory = struct {
         var ready: usize = 0;
         errdefer for (pools[0..ready]) |*pool| pool.deinit();
         for (layout.pools, pools) |pool_config, *pool| {
-            pool.* = switch (pool_config) {
-                .attention => |attention| .{ .attention = try .init(gpa, attention) },
-                .recurrent => |recurrent| .{ .recurrent = try .init(gpa, recurrent) },
-            };
+            pool.* = try .init(gpa, pool_config);
             ready += 1;
         }
         const tensors = try gpa.alloc(Tensors, own.len);
@@ -171,16 +122,16 @@ pub const Memory = struct {
             }
             tensors.* = .{ .pool = pool };
             const cells: i64 = memory.layout.pools[pool].cell_count();
-            for (memory_layout.columns(d), 0..) |column, i| {
+            for (leaf.columns(d), 0..) |column, i| {
                 if (column.elements == 0) continue;
                 tensors.items[i] = c.ggml_new_tensor_2d(memory.context, column.type, column.elements, cells);
             }
-            const half_rows = memory.layout.half_rows(pool);
-            if (half_rows > 0) for (memory_layout.columns(d), 0..) |column, i| {
+            const half_rows = memory.layout.pools[pool].half_rows();
+            if (half_rows > 0) for (leaf.columns(d), 0..) |column, i| {
                 if (column.elements == 0) continue;
                 tensors.halves[i] = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F16, column.elements, half_rows);
             };
-            const rows = memory.layout.log_rows(pool);
+            const rows = memory.layout.pools[pool].log_rows();
             if (rows > 0) tensors.log = c.ggml_new_tensor_2d(memory.context, c.GGML_TYPE_F32, d.inputs, rows);
         }
     }
@@ -264,34 +215,28 @@ pub const Memory = struct {
         // A tail begins right behind what stays, also where there is a hole.
         const p0 = if (is_tail) memory.end_before(index, from) else @max(from, 0);
         for (memory.pools) |*pool| {
-            const reason = switch (pool.*) {
-                inline else => |*leaf| leaf.remove_refusal(index, p0, p1),
-            } orelse continue;
+            const reason = pool.remove_refusal(index, p0, p1) orelse continue;
             var buffer: [64]u8 = undefined;
             return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot be removed: {s}: {s}", .{
                 p0, @min(p1, range.end) - 1, index, pool.describe(&buffer), reason,
             });
         }
-        for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| try leaf.remove(index, p0, p1),
-        };
+        for (memory.pools) |*pool| try pool.remove(index, p0, p1);
         try memory.pack(index);
         const history = &memory.histories[index];
         history.remove(p0, p1);
-        for (memory.pools) |*pool| switch (pool.*) {
-            inline else => |*leaf| leaf.set_stamp(index, history.stamp()),
-        };
+        for (memory.pools) |*pool| pool.set_stamp(index, history.stamp());
     }
 
     /// Closes the gaps that a cut left in a holder's blocks.
     pub fn pack(memory: *Memory, holder: u32) error{OutOfMemory}!void {
-        var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
-        defer copies.deinit(memory.gpa);
-        for (memory.pools, 0..) |*pool, index| if (pool.* == .attention) {
-            copies.clearRetainingCapacity();
-            try pool.attention.pack(holder, &copies);
-            memory.copy_cells(@intCast(index), copies.items);
-        };
+        var changes: leaf.Changes = .{};
+        defer changes.deinit(memory.gpa);
+        for (memory.pools, 0..) |*pool, index| {
+            changes.clear();
+            try pool.pack(holder, &changes);
+            memory.carry_out(@intCast(index), &changes);
+        }
     }
 
     /// One past the last of the positions before another; there is one.
@@ -329,9 +274,6 @@ pub const Memory = struct {
         const range = memory.bounds_of(from);
         const is_whole = memory.is_all(from, @max(p0, 0)) and (p1 < 0 or p1 >= range.end);
         if (from == to) return;
-        if (!is_whole) for (memory.pools) |*pool| if (pool.* == .recurrent) {
-            return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s} stand for all of it", .{ from, pool.describe(undefined) });
-        };
         if (!is_whole) try memory.check_part(from, p0, p1);
         try memory.copy_holder(from, to);
         if (is_whole) return;
@@ -344,12 +286,11 @@ pub const Memory = struct {
     fn check_part(memory: *const Memory, source: u32, p0: i32, p1: i32) status.Error!void {
         const range = memory.bounds_of(source);
         for (memory.pools) |*pool| {
-            const leaf = if (pool.* == .attention) &pool.attention else continue;
             const cuts_tail = p1 >= 0 and p1 < range.end and !memory.is_all(source, p1);
-            const tail = if (cuts_tail) leaf.remove_refusal(source, memory.end_before(source, p1), std.math.maxInt(i32)) else null;
-            const head = if (p0 > 0 and p0 < range.end) leaf.remove_refusal(source, 0, p0) else null;
+            const tail = if (cuts_tail) pool.remove_refusal(source, memory.end_before(source, p1), std.math.maxInt(i32)) else null;
+            const head = if (p0 > 0 and p0 < range.end) pool.remove_refusal(source, 0, p0) else null;
             var buffer: [64]u8 = undefined;
-            if (tail orelse head) |reason| return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s}: {s}", .{
+            if (pool.part_refusal() orelse tail orelse head) |reason| return status.fail(error.Refused, "a part of sequence {d} cannot be copied: {s}: {s}", .{
                 source, pool.describe(&buffer), reason,
             });
         }
@@ -360,68 +301,48 @@ pub const Memory = struct {
         errdefer memory.clear_all(to);
         const history = &memory.histories[from];
         try memory.histories[to].assign(memory.gpa, history, history.len());
-        var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
-        defer copies.deinit(memory.gpa);
-        for (memory.pools, 0..) |*pool, index| switch (pool.*) {
-            .attention => |*leaf| {
-                copies.clearRetainingCapacity();
-                leaf.copy(from, to, leaf.held(from).end, leaf.stamp(from), &copies) catch |err| return memory.no_room(pool, err);
-                memory.copy_cells(@intCast(index), copies.items);
-            },
-            .recurrent => |*leaf| {
-                if (leaf.holders[from].half != null) {
-                    memory.convert_states(@intCast(index), from, leaf.take_half(from, to), .to_cell);
-                    continue;
-                }
-                try leaf.copy(from, to);
-                if (@max(from, to) < memory.config.sequences) memory.copy_log(@intCast(index), from, to);
-                memory.halve(to);
-            },
-        };
+        var changes: leaf.Changes = .{};
+        defer changes.deinit(memory.gpa);
+        for (memory.pools, 0..) |*pool, index| {
+            changes.clear();
+            pool.copy(from, to, &changes) catch |err| return no_room(pool, err);
+            memory.carry_out(@intCast(index), &changes);
+        }
     }
 
-    /// Writes a new snapshot's states down in f16, where that was chosen.
-    pub fn halve(memory: *Memory, holder: u32) void {
-        if (!memory.config.half_snapshots or holder < memory.config.sequences) return;
-        for (memory.pools, 0..) |*pool, index| if (pool.* == .recurrent) {
-            const cell = pool.recurrent.holders[holder].cell orelse continue;
-            memory.convert_states(@intCast(index), holder, cell, .to_half);
-            pool.recurrent.leave_half(holder);
-        };
-    }
-
-    fn convert_states(memory: *Memory, pool: u32, snapshot: u32, cell: u32, way: enum { to_half, to_cell }) void {
-        const row = snapshot - memory.config.sequences;
+    /// Does to a pool's tensors what a change in its books asks for.
+    pub fn carry_out(memory: *Memory, pool: u32, changes: *const leaf.Changes) void {
+        memory.copy_cells(pool, changes.cells.items);
         for (memory.declarations, memory.tensors) |d, tensors| {
             if (d.shared_from >= 0 or tensors.pool != pool) continue;
-            for (tensors.items, tensors.halves) |item, half| if (item) |tensor| switch (way) {
-                .to_half => tensor_data.convert_row(tensor, cell, half.?, row),
-                .to_cell => tensor_data.convert_row(half.?, row, tensor, cell),
+            if (changes.log) |log| if (tensors.log) |tensor| {
+                const rows = memory.layout.pools[pool].log_rows() / memory.config.sequences;
+                tensor_data.copy_rows(tensor, log.from * rows, log.to * rows, rows);
+            };
+            const half = changes.half orelse continue;
+            const row = half.snapshot - memory.config.sequences;
+            for (tensors.items, tensors.halves) |item, halves| if (item) |tensor| switch (half.way) {
+                .to_half => tensor_data.convert_row(tensor, half.cell, halves.?, row),
+                .to_cell => tensor_data.convert_row(halves.?, row, tensor, half.cell),
             };
         }
     }
 
-    pub fn no_room(memory: *const Memory, pool: *const Pool, err: error{ OutOfMemory, Full }) status.Error {
+    /// Writes a new snapshot's states down as snapshots hold them.
+    pub fn settle_snapshot(memory: *Memory, holder: u32) void {
+        for (memory.pools, 0..) |*pool, index| {
+            var changes: leaf.Changes = .{};
+            pool.settle_snapshot(holder, &changes);
+            memory.carry_out(@intCast(index), &changes);
+        }
+    }
+
+    pub fn no_room(pool: *const Pool, err: error{ OutOfMemory, Full }) status.Error {
         if (err == error.OutOfMemory) return error.OutOfMemory;
         var buffer: [64]u8 = undefined;
         return status.fail(error.Full, "{s} is full: {d} cells are free; end a sequence, drop a snapshot, or load with a larger context", .{
-            pool.describe(&buffer), free_cells(memory, pool),
+            pool.describe(&buffer), pool.free_cells(),
         });
-    }
-
-    fn free_cells(_: *const Memory, pool: *const Pool) u32 {
-        return switch (pool.*) {
-            .attention => |leaf| leaf.blocks.free_count * attention_pool.block_cells,
-            .recurrent => |leaf| leaf.cells.free_count,
-        };
-    }
-
-    fn copy_log(memory: *Memory, pool: u32, from: u32, to: u32) void {
-        const rows = RecurrentPool.log_rows(memory.pools[pool].recurrent.config);
-        if (rows == 0) return;
-        for (memory.declarations, memory.tensors) |d, tensors| {
-            if (tensors.pool == pool and d.shared_from < 0) tensor_data.copy_rows(tensors.log.?, from * rows, to * rows, rows);
-        }
     }
 
     // ---- moving positions ----
@@ -475,26 +396,13 @@ pub const Memory = struct {
     /// Makes the books wrong as a mistake would, for tests: 0 exchanges the states of two sequences, 1 leaves one's a step
     /// behind, 2 gives it the other's, 3 restores the last pool alone from the other.
     pub fn plant_fault(memory: *Memory, kind: i32, a: u32, b: u32) status.Error!void {
-        for (memory.pools) |*pool| if (pool.* == .recurrent) {
-            const leaf = &pool.recurrent;
-            switch (kind) {
-                0 => leaf.exchange(a, b),
-                1 => leaf.go_back_unnoticed(a),
-                2 => leaf.steal(a, b),
-                else => {},
-            }
-        };
+        for (memory.pools) |*pool| pool.plant_fault(kind, a, b);
         if (kind != 3 or memory.pools.len == 0) return;
         const last = &memory.pools[memory.pools.len - 1];
         last.clear(a);
-        switch (last.*) {
-            .recurrent => |*leaf| try leaf.copy(b, a),
-            .attention => |*leaf| {
-                var copies: std.ArrayList(attention_pool.CellCopy) = .empty;
-                defer copies.deinit(memory.gpa);
-                leaf.copy(b, a, leaf.held(b).end, leaf.stamp(b), &copies) catch |err| return memory.no_room(last, err);
-            },
-        }
+        var changes: leaf.Changes = .{};
+        defer changes.deinit(memory.gpa);
+        last.copy(b, a, &changes) catch |err| return no_room(last, err);
     }
 
     // ---- batches ----
@@ -531,19 +439,14 @@ pub const Memory = struct {
         pools: []PoolPlan,
 
         pub fn deinit(plan: *Plan) void {
-            for (plan.pools) |*pool| switch (pool.*) {
-                inline else => |*leaf| leaf.deinit(plan.gpa),
-            };
+            for (plan.pools) |*pool| pool.deinit(plan.gpa);
             plan.gpa.free(plan.pools);
         }
     };
 
     pub fn create_plan(memory: *const Memory, gpa: std.mem.Allocator) error{OutOfMemory}!Plan {
         const pools = try gpa.alloc(PoolPlan, memory.pools.len);
-        for (memory.pools, pools) |*pool, *plan| plan.* = switch (pool.*) {
-            .attention => .{ .attention = .{} },
-            .recurrent => .{ .recurrent = .{} },
-        };
+        for (memory.pools, pools) |*pool, *plan| plan.* = .init(pool);
         return .{ .gpa = gpa, .pools = pools };
     }
 
@@ -556,49 +459,42 @@ pub const Memory = struct {
             for (run.marks) |mark| try memory.histories[mark.holder].reserve(memory.gpa, history.len() + run.count);
         }
         for (memory.pools, plan.pools) |*pool, *pool_plan| switch (pool.*) {
-            inline else => |*leaf, tag| try @field(pool_plan, @tagName(tag)).reserve(plan.gpa, leaf, sub_batch.runs),
+            inline else => |*own, tag| try @field(pool_plan, @tagName(tag)).reserve(plan.gpa, own, sub_batch.runs),
         };
-        for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| switch (pool.*) {
-            inline else => |*leaf, tag| {
-                leaf.apply(&@field(pool_plan, @tagName(tag)), sub_batch.runs);
-                if (tag == .attention) memory.copy_cells(@intCast(index), pool_plan.attention.copies.items);
-            },
-        };
+        for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| {
+            switch (pool.*) {
+                inline else => |*own, tag| own.apply(&@field(pool_plan, @tagName(tag)), sub_batch.runs),
+            }
+            memory.copy_cells(@intCast(index), pool_plan.copies());
+        }
         if (memory.config.poison) memory.poison_cells(plan);
     }
 
-    /// Fills all cells that nobody has written with NaN, those that the step will write and not read among them.
+    /// Fills all cells that the step does not read with NaN.
     fn poison_cells(memory: *Memory, plan: *const Plan) void {
+        const Sink = struct {
+            tensor: *Tensor,
+
+            pub fn add(sink: @This(), first: usize, count: usize) void {
+                tensor_data.poison_rows(sink.tensor, first, count);
+            }
+        };
         for (memory.declarations, memory.tensors) |d, tensors| {
             if (d.shared_from >= 0) continue;
-            for (tensors.items) |item| if (item) |tensor| switch (memory.pools[tensors.pool]) {
-                .attention => |leaf| {
-                    const block_cells = attention_pool.block_cells;
-                    for (leaf.blocks.references, leaf.blocks.filled, 0..) |owners, filled, block| {
-                        const used = if (owners > 0) filled else 0;
-                        tensor_data.poison_rows(tensor, block * block_cells + used, block_cells - used);
-                    }
-                    for (plan.pools[tensors.pool].attention.cells.items) |cell| tensor_data.poison_rows(tensor, @intCast(cell), 1);
-                },
-                .recurrent => |leaf| {
-                    for (leaf.cells.references, 0..) |owners, cell| if (owners == 0) tensor_data.poison_rows(tensor, cell, 1);
-                    const recurrent = &plan.pools[tensors.pool].recurrent;
-                    for (recurrent.cuts.items) |cut| {
-                        if (!recurrent.courses.items[cut.run].in_place) tensor_data.poison_rows(tensor, cut.cell, 1);
-                    }
-                },
+            for (tensors.items) |item| if (item) |tensor| {
+                memory.pools[tensors.pool].for_unread(&plan.pools[tensors.pool], Sink{ .tensor = tensor });
             };
         }
     }
 
     /// The sub-batch was computed: `tokens` are its.
     pub fn commit(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch, tokens: []const i32) void {
-        for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| switch (pool.*) {
-            inline else => |*leaf, tag| {
-                leaf.commit(&@field(pool_plan, @tagName(tag)), sub_batch.runs);
-                if (tag == .attention) memory.copy_cells(@intCast(index), pool_plan.attention.copies.items);
-            },
-        };
+        for (memory.pools, plan.pools, 0..) |*pool, *pool_plan, index| {
+            switch (pool.*) {
+                inline else => |*own, tag| own.commit(&@field(pool_plan, @tagName(tag)), sub_batch.runs),
+            }
+            memory.copy_cells(@intCast(index), pool_plan.copies());
+        }
         for (sub_batch.runs) |run| {
             const history = &memory.histories[run.sequence];
             for (tokens[run.first_row..][0..run.count], 0..) |token, i| {
@@ -607,18 +503,18 @@ pub const Memory = struct {
             for (run.marks) |mark| {
                 const count = history.count_before(mark.position);
                 memory.histories[mark.holder].assign(memory.gpa, history, count) catch unreachable; // reserved
-                memory.halve(mark.holder);
+                memory.settle_snapshot(mark.holder);
             }
         }
     }
 
     pub fn revert(memory: *Memory, plan: *Plan, sub_batch: *const SubBatch) void {
         for (memory.pools, plan.pools) |*pool, *pool_plan| switch (pool.*) {
-            inline else => |*leaf, tag| leaf.revert(&@field(pool_plan, @tagName(tag)), sub_batch.runs),
+            inline else => |*own, tag| own.revert(&@field(pool_plan, @tagName(tag)), sub_batch.runs),
         };
     }
 
-    pub fn copy_cells(memory: *Memory, pool: u32, copies: []const attention_pool.CellCopy) void {
+    pub fn copy_cells(memory: *Memory, pool: u32, copies: []const CellCopy) void {
         for (copies) |copied| {
             for (memory.declarations, memory.tensors) |d, tensors| {
                 if (tensors.pool != pool or d.shared_from >= 0) continue;

@@ -6,10 +6,9 @@ const assert = std.debug.assert;
 const c = @import("ggml");
 const status = @import("status.zig");
 const declaration = @import("declaration.zig");
-const attention_pool = @import("attention_pool.zig");
+const leaf = @import("leaf.zig");
 const recurrent_pool = @import("recurrent_pool.zig");
-const AttentionPool = attention_pool.AttentionPool;
-const RecurrentPool = recurrent_pool.RecurrentPool;
+const PoolConfig = leaf.PoolConfig;
 const MemoryDeclaration = declaration.MemoryDeclaration;
 
 pub const Config = struct {
@@ -56,50 +55,6 @@ pub const Totals = extern struct {
     snapshots: f64,
 };
 
-pub const PoolConfig = union(declaration.Kind) {
-    attention: AttentionPool.Config,
-    recurrent: RecurrentPool.Config,
-
-    pub fn cell_count(config: PoolConfig) u32 {
-        return switch (config) {
-            .attention => |attention| AttentionPool.block_count(attention) * attention_pool.block_cells,
-            .recurrent => |recurrent| RecurrentPool.cell_count_for(recurrent),
-        };
-    }
-
-    /// Bytes of a memory that one snapshot may come to hold alone.
-    fn snapshot_bytes(config: PoolConfig, d: MemoryDeclaration) usize {
-        return switch (config) {
-            .attention => |attention| AttentionPool.snapshot_blocks(attention) * attention_pool.block_cells * cell_bytes(d),
-            .recurrent => |recurrent| if (recurrent.half_snapshots) half_bytes(d) else cell_bytes(d),
-        };
-    }
-
-    fn without_snapshots(config: PoolConfig) PoolConfig {
-        var other = config;
-        other.set_snapshots(0);
-        return other;
-    }
-
-    /// Cells that are there only so that tokens can be taken back of sequences; those of snapshots count as theirs.
-    fn rollback_cells(config: PoolConfig) u32 {
-        var with = config;
-        with.set_snapshots(0);
-        var without = with;
-        switch (without) {
-            .attention => |*attention| attention.rollback = 0,
-            .recurrent => |*recurrent| recurrent.method = .none,
-        }
-        return with.cell_count() - without.cell_count();
-    }
-
-    fn set_snapshots(config: *PoolConfig, count: u32) void {
-        switch (config.*) {
-            inline else => |*pool| pool.snapshots = count,
-        }
-    }
-};
-
 /// Every tensor starts on a cache line.
 pub const alignment = 64;
 
@@ -124,10 +79,12 @@ pub const Layout = struct {
                 pool_of[i] = pool_of[@intCast(d.shared_from)];
                 continue;
             }
-            pool_of[i] = for (declarations[0..i], pool_of[0..i]) |other, pool| {
-                if (other.shared_from < 0 and same_pool(d, other, config)) break pool;
+            // Memories that keep the same positions, and go back in the same way, share a pool.
+            const wanted: PoolConfig = .init(d, config);
+            pool_of[i] = for (pools.items, 0..) |pool, index| {
+                if (std.meta.eql(pool, wanted)) break @intCast(index);
             } else added: {
-                try pools.append(gpa, pool_config(d, config));
+                try pools.append(gpa, wanted);
                 break :added @intCast(pools.items.len - 1);
             };
         }
@@ -166,7 +123,7 @@ pub const Layout = struct {
             const cells = pool.cell_count();
             share.* = .{
                 .pool = @intCast(index),
-                .method = if (pool == .recurrent) @backingInt(pool.recurrent.method) else 0,
+                .method = pool.method_number(),
                 .cells = @intCast(cells),
                 .bytes_per_cell = 0,
                 .bytes = 0,
@@ -176,7 +133,7 @@ pub const Layout = struct {
             if (d.shared_from >= 0) continue;
             const each: f64 = @floatFromInt(cell_bytes(d));
             share.bytes_per_cell = each;
-            for (columns(d)) |column| share.bytes += @floatFromInt(aligned(column.bytes() * cells));
+            for (leaf.columns(d)) |column| share.bytes += @floatFromInt(aligned(column.bytes() * cells));
             const log: f64 = @floatFromInt(aligned(layout.log_bytes(d, index)));
             const half: f64 = @floatFromInt(layout.half_snapshot_bytes(d, index));
             share.bytes += log + half;
@@ -192,30 +149,15 @@ pub const Layout = struct {
         };
     }
 
-    /// Rows of the log of a declared memory, over all sequences.
-    pub fn log_rows(layout: *const Layout, pool: u32) u32 {
-        return switch (layout.pools[pool]) {
-            .attention => 0,
-            .recurrent => |recurrent| RecurrentPool.log_rows(recurrent) * recurrent.sequences,
-        };
-    }
-
-    /// Rows of the states in f16 that snapshots hold.
-    pub fn half_rows(layout: *const Layout, pool: u32) u32 {
-        return switch (layout.pools[pool]) {
-            .attention => 0,
-            .recurrent => |recurrent| if (recurrent.half_snapshots) layout.snapshots else 0,
-        };
-    }
-
     fn half_snapshot_bytes(layout: *const Layout, d: MemoryDeclaration, pool: u32) usize {
         var total: usize = 0;
-        for (columns(d)) |column| total += aligned(2 * @as(usize, @intCast(column.elements)) * layout.half_rows(pool));
+        const rows = layout.pools[pool].half_rows();
+        for (leaf.columns(d)) |column| total += aligned(2 * @as(usize, @intCast(column.elements)) * rows);
         return total;
     }
 
     fn log_bytes(layout: *const Layout, d: MemoryDeclaration, pool: u32) usize {
-        return @as(usize, layout.log_rows(pool)) * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
+        return @as(usize, layout.pools[pool].log_rows()) * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
     }
 };
 
@@ -223,81 +165,11 @@ fn aligned(bytes: usize) usize {
     return std.mem.alignForward(usize, bytes, alignment);
 }
 
-pub const Column = struct {
-    type: c.ggml_type = c.GGML_TYPE_F32,
-    elements: i64 = 0,
-
-    fn bytes(column: Column) usize {
-        return if (column.elements == 0) 0 else c.ggml_row_size(column.type, column.elements);
-    }
-};
-
-/// The tensors of a declaration: what one cell of each holds.
-pub fn columns(d: MemoryDeclaration) [declaration.states_max]Column {
-    var result: [declaration.states_max]Column = @splat(.{});
-    switch (d.kind) {
-        .attention => {
-            result[0] = .{ .type = @intCast(d.key_type), .elements = @as(i64, d.heads) * d.key_dim };
-            result[1] = .{ .type = @intCast(d.value_type), .elements = @as(i64, d.heads) * d.value_dim };
-        },
-        .recurrent => for (
-            result[0..@intCast(d.state_count)],
-            d.state_elements[0..@intCast(d.state_count)],
-            d.state_types[0..@intCast(d.state_count)],
-        ) |*column, elements, kind| {
-            column.* = .{ .type = @intCast(kind), .elements = elements };
-        },
-    }
-    return result;
-}
-
-fn half_bytes(d: MemoryDeclaration) usize {
-    return 2 * @as(usize, @intCast(d.elements_per_cell()));
-}
-
-fn cell_bytes(d: MemoryDeclaration) usize {
+/// Bytes of one cell of a memory, in all its tensors.
+pub fn cell_bytes(d: MemoryDeclaration) usize {
     var total: usize = 0;
-    for (columns(d)) |column| total += column.bytes();
+    for (leaf.columns(d)) |column| total += column.bytes();
     return total;
-}
-
-/// Memories that keep the same positions, and go back in the same way, share a pool.
-fn same_pool(a: MemoryDeclaration, b: MemoryDeclaration, config: Config) bool {
-    if (a.kind != b.kind or a.extent != b.extent or a.window != b.window) return false;
-    return a.kind == .attention or method(a, config) == method(b, config);
-}
-
-/// Whichever takes less: the states themselves, or one state and a log of two rows for each token to be taken back.
-fn method(d: MemoryDeclaration, config: Config) recurrent_pool.Method {
-    if (config.rollback == 0) return .none;
-    const state = cell_bytes(d);
-    const log = state + 2 * config.rollback * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
-    const exact = for (d.state_types[0..@intCast(d.state_count)]) |kind| {
-        if (kind != c.GGML_TYPE_F32) break false;
-    } else true;
-    return if (d.inputs > 0 and exact and log < config.rollback * state) .log else .kept;
-}
-
-fn pool_config(d: MemoryDeclaration, config: Config) PoolConfig {
-    return switch (d.kind) {
-        .attention => .{ .attention = .{
-            .extent = d.extent,
-            .window = @intCast(d.window),
-            .sequences = config.sequences,
-            .context = config.context,
-            .batch = config.batch,
-            .rollback = config.rollback,
-            .cells = config.cells,
-            .separate = config.separate,
-            .whole = config.whole_windows,
-        } },
-        .recurrent => .{ .recurrent = .{
-            .sequences = config.sequences,
-            .method = method(d, config),
-            .rollback = config.rollback,
-            .half_snapshots = config.half_snapshots,
-        } },
-    };
 }
 
 test "what a rollback takes is chosen by size and listed" {

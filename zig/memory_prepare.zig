@@ -9,7 +9,7 @@ const memory_file = @import("memory.zig");
 const RecurrentPool = @import("recurrent_pool.zig").RecurrentPool;
 const Stamp = @import("history.zig").Stamp;
 const Memory = memory_file.Memory;
-const Pool = memory_file.Pool;
+const Pool = @import("leaf.zig").Pool;
 const Batch = batch_file.Batch;
 
 /// Cuts the requests into sub-batches and makes sure that every pool has room for all of them. Changes nothing.

@@ -130,7 +130,7 @@ const Restoring = struct {
             @memset(own, cell);
             try restoring.fill_from(p, try restoring.state_number(p, @intCast(index)), cell);
             try restoring.adopt(p, target, @intCast(index), own, filled);
-            restoring.memory.halve(target);
+            restoring.memory.settle_snapshot(target);
         }
     }
 

@@ -12,6 +12,14 @@ const Blocks = @import("blocks.zig").Blocks;
 const Block = @import("blocks.zig").Block;
 const Stamp = @import("history.zig").Stamp;
 const batch = @import("batch.zig");
+const c = @import("ggml");
+const declaration = @import("declaration.zig");
+const memory_layout = @import("memory_layout.zig");
+const leaf = @import("leaf.zig");
+const status = @import("status.zig");
+const CellCopy = @import("pieces.zig").CellCopy;
+const Move = @import("history.zig").Move;
+const MemoryDeclaration = declaration.MemoryDeclaration;
 
 pub const Segment = @import("kernels/segment.zig").Segment;
 pub const Run = batch.Run;
@@ -61,7 +69,85 @@ pub const RecurrentPool = struct {
         rollback: u32 = 0,
         /// Snapshots hold their states in f16, elsewhere; cells are there for those that a batch is taking.
         half_snapshots: bool = false,
+
+        pub fn check(d: MemoryDeclaration) status.Error!void {
+            if (d.state_count < 1 or d.state_count > declaration.states_max) {
+                return status.fail(error.InvalidArgument, "layer {d}: a recurrent memory has 1 to {d} states, not {d}", .{
+                    d.layer, declaration.states_max, d.state_count,
+                });
+            }
+            for (d.state_elements[0..@intCast(d.state_count)]) |elements| {
+                if (elements <= 0) {
+                    return status.fail(error.InvalidArgument, "layer {d}: a state needs at least one element, not {d}", .{
+                        d.layer, elements,
+                    });
+                }
+            }
+            for (d.state_types[0..@intCast(d.state_count)]) |kind| switch (kind) {
+                c.GGML_TYPE_F32, c.GGML_TYPE_F16 => {},
+                else => return status.fail(error.Unsupported, "layer {d}: a state is f32, or f16 for a convolution's " ++
+                    "inputs, not ggml type {d}", .{ d.layer, kind }),
+            };
+            if (d.inputs < 0) {
+                return status.fail(error.InvalidArgument, "layer {d}: {d} numbers a token cannot be logged", .{ d.layer, d.inputs });
+            }
+        }
+
+        pub fn columns(d: MemoryDeclaration) declaration.Columns {
+            var result: declaration.Columns = @splat(.{});
+            const count: usize = @intCast(d.state_count);
+            for (result[0..count], d.state_elements[0..count], d.state_types[0..count]) |*column, elements, kind| {
+                column.* = .{ .type = @intCast(kind), .elements = elements };
+            }
+            return result;
+        }
+
+        pub fn init(d: MemoryDeclaration, config: memory_layout.Config) Config {
+            return .{
+                .sequences = config.sequences,
+                .method = choose_method(d, config.rollback),
+                .rollback = config.rollback,
+                .half_snapshots = config.half_snapshots,
+            };
+        }
+
+        pub fn cell_count(config: Config) u32 {
+            return cell_count_for(config);
+        }
+
+        pub fn snapshot_bytes(config: Config, d: MemoryDeclaration) usize {
+            return if (config.half_snapshots) 2 * @as(usize, @intCast(d.elements_per_cell())) else memory_layout.cell_bytes(d);
+        }
+
+        pub fn without_rollback(config: Config) Config {
+            var other = config;
+            other.method = .none;
+            return other;
+        }
+
+        pub fn log_rows(config: Config) u32 {
+            return rows_of_log(config) * config.sequences;
+        }
+
+        pub fn half_rows(config: Config) u32 {
+            return if (config.half_snapshots) config.snapshots else 0;
+        }
+
+        pub fn method_number(config: Config) i32 {
+            return @backingInt(config.method);
+        }
     };
+
+    /// Whichever takes less: the states themselves, or one state and a log of two rows for each token to be taken back.
+    fn choose_method(d: MemoryDeclaration, rollback: u32) Method {
+        if (rollback == 0) return .none;
+        const state = memory_layout.cell_bytes(d);
+        const log = state + 2 * rollback * @as(usize, @intCast(d.inputs)) * @sizeOf(f32);
+        const exact = for (d.state_types[0..@intCast(d.state_count)]) |kind| {
+            if (kind != c.GGML_TYPE_F32) break false;
+        } else true;
+        return if (d.inputs > 0 and exact and log < rollback * state) .log else .kept;
+    }
 
     /// Snapshots that one sub-batch can take where they are held in f16.
     pub const marks_max = 8;
@@ -78,7 +164,7 @@ pub const RecurrentPool = struct {
     }
 
     /// Rows of the log for each sequence: as many as can be taken back, and as many again before the base moves on.
-    pub fn log_rows(config: Config) u32 {
+    pub fn rows_of_log(config: Config) u32 {
         return if (config.method == .log) 2 * config.rollback else 0;
     }
 
@@ -106,7 +192,7 @@ pub const RecurrentPool = struct {
     }
 
     pub fn slot_of(pool: *const RecurrentPool, sequence: u32, position: i32) u32 {
-        const rows = log_rows(pool.config);
+        const rows = rows_of_log(pool.config);
         return sequence * rows + @as(u32, @intCast(position)) % rows;
     }
 
@@ -235,17 +321,63 @@ pub const RecurrentPool = struct {
         to.cell = pool.retained(from.cell);
     }
 
-    /// A snapshot's state was written down in f16: its cell is free again.
-    pub fn leave_half(pool: *RecurrentPool, holder: u32) void {
+    /// Makes `destination`, which is empty, stand for what `source` stands for. The tensors follow as `changes` says.
+    pub fn copy_holder(pool: *RecurrentPool, source: u32, destination: u32, changes: *leaf.Changes) error{OutOfMemory}!void {
+        if (pool.holders[source].half != null) {
+            changes.half = .{ .snapshot = source, .cell = pool.take_half(source, destination), .way = .to_cell };
+            return;
+        }
+        try pool.copy(source, destination);
+        if (@max(source, destination) < pool.config.sequences) changes.log = .{ .from = source, .to = destination };
+        pool.settle_snapshot(destination, changes);
+    }
+
+    /// A snapshot's state is written down in f16, where that was chosen, and its cell is free again.
+    pub fn settle_snapshot(pool: *RecurrentPool, holder: u32, changes: *leaf.Changes) void {
+        if (!pool.config.half_snapshots or holder < pool.config.sequences) return;
         const h = &pool.holders[holder];
         const cell = h.cell orelse return;
+        changes.half = .{ .snapshot = holder, .cell = cell, .way = .to_half };
         h.half = pool.stamps[cell];
         pool.cells.release(cell);
         h.cell = null;
     }
 
+    pub fn part_refusal(_: *const RecurrentPool) ?[]const u8 {
+        return "they stand for all of it";
+    }
+
+    pub fn pack(_: *RecurrentPool, _: u32, _: *std.ArrayList(CellCopy)) error{OutOfMemory}!void {
+        // A state has no gaps.
+    }
+
+    /// Why positions `[p0, p1)` of a holder, whose positions begin at `first`, cannot move; null when they can.
+    pub fn move_refusal(pool: *const RecurrentPool, holder: u32, first: i32, p0: i32, p1: i32, how: Move) ?[]const u8 {
+        if (how == .divide) return "a state has one position, which cannot be divided";
+        const end = pool.holders[holder].end;
+        return if ((p0 > first and p0 < end) or p1 < end) "a state moves as a whole" else null;
+    }
+
+    pub fn own_range(_: *RecurrentPool, _: u32, _: i32, _: i32, _: *std.ArrayList(CellCopy)) error{ OutOfMemory, Full }!void {
+        // Where a state stands is in the books alone.
+    }
+
+    pub fn free_cells(pool: *const RecurrentPool) u32 {
+        return pool.cells.free_count;
+    }
+
+    pub fn describe(_: *const RecurrentPool, _: *[64]u8) []const u8 {
+        return "the recurrent states";
+    }
+
+    /// Those that nobody owns, and those that the step will write and not read.
+    pub fn for_unread(pool: *const RecurrentPool, plan: *const Plan, sink: anytype) void {
+        for (pool.cells.references, 0..) |owners, cell| if (owners == 0) sink.add(cell, 1);
+        for (plan.cuts.items) |cut| if (!plan.courses.items[cut.run].in_place) sink.add(cut.cell, 1);
+    }
+
     /// Gives an empty sequence a cell for the state of a snapshot that is held in f16.
-    pub fn take_half(pool: *RecurrentPool, source: u32, destination: u32) Block {
+    fn take_half(pool: *RecurrentPool, source: u32, destination: u32) Block {
         const from = &pool.holders[source];
         const to = &pool.holders[destination];
         // An empty sequence owns none of the cells that are there for it.
@@ -275,11 +407,20 @@ pub const RecurrentPool = struct {
 
     // ---- mistakes that tests plant ----
 
-    pub fn exchange(pool: *RecurrentPool, a: u32, b: u32) void {
+    pub fn plant_fault(pool: *RecurrentPool, kind: i32, a: u32, b: u32) void {
+        switch (kind) {
+            0 => pool.exchange(a, b),
+            1 => pool.go_back_unnoticed(a),
+            2 => pool.steal(a, b),
+            else => {},
+        }
+    }
+
+    fn exchange(pool: *RecurrentPool, a: u32, b: u32) void {
         std.mem.swap(?Block, &pool.holders[a].cell, &pool.holders[b].cell);
     }
 
-    pub fn go_back_unnoticed(pool: *RecurrentPool, holder: u32) void {
+    fn go_back_unnoticed(pool: *RecurrentPool, holder: u32) void {
         const h = &pool.holders[holder];
         const previous = h.previous orelse return;
         if (pool.cells.references[previous] != 0) return;
@@ -289,7 +430,7 @@ pub const RecurrentPool = struct {
         h.cell = previous;
     }
 
-    pub fn steal(pool: *RecurrentPool, holder: u32, from: u32) void {
+    fn steal(pool: *RecurrentPool, holder: u32, from: u32) void {
         const h = &pool.holders[holder];
         pool.release(h.cell);
         h.cell = pool.retained(pool.holders[from].cell);
@@ -407,6 +548,10 @@ pub const RecurrentPool = struct {
             /// Where its log goes on from, if that starts anew.
             base: ?i32 = null,
         };
+
+        pub fn cell_copies(_: *const Plan) []const CellCopy {
+            return &.{};
+        }
 
         pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
             inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
