@@ -55,7 +55,8 @@ async function packageFiles(name: string): Promise<Record<string, string>> {
       files: [file],
       scripts: { test: "bun test" },
       peerDependencies: { ggstrata: `^${packageFile.version}` },
-      devDependencies: { "@types/bun": packageFile.devDependencies["@types/bun"] },
+      // As `bun init` writes it.
+      devDependencies: { "@types/bun": "latest" },
     }),
     "tsconfig.json": json({
       compilerOptions: {

@@ -48,6 +48,7 @@ describe("a new package", () => {
       name: "ggstrata-arch-my-arch",
       exports: { ".": "./my-arch.ts" },
       peerDependencies: { ggstrata: expect.stringMatching(/^\^\d+\.\d+\.\d+$/) },
+      devDependencies: { "@types/bun": "latest" },
     });
     for (const file of readdirSync(made, { withFileTypes: true })) {
       if (file.isFile()) expect(readFileSync(join(made, file.name), "utf8")).not.toMatch(/new-?architecture/i);
