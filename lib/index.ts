@@ -23,16 +23,31 @@ export {
   type ExampleMetadata,
 } from "./model/architecture.ts";
 export {
+  attentionWeights,
+  expertWeights,
+  gatedDeltaWeights,
+  headNormWeights,
+  mamba1Weights,
+  mamba2Weights,
+  mlpWeights,
+  shortConvolutionWeights,
+  type AttentionShape,
+  type Mamba1Shape,
+  type Mamba2Shape,
+} from "./model/block-weights.ts";
+export {
   guessingTensors,
   layerCount,
+  mamba2Config,
   perLayer,
   recurrentLayers,
-  ropeScale,
+  ropeOptions,
   share,
   steppedLayerCount,
   supportsOnly,
   tapCount,
   vocabularySize,
+  type RopeOfFile,
 } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";

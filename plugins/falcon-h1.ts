@@ -1,17 +1,20 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   gatedMlp,
   layerCount,
+  mamba2Config,
   mamba2Memory,
   mamba2Mixer,
+  mamba2Weights,
   matrix,
+  mlpWeights,
   optional,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   table,
-  tapCount,
   vector,
   vocabularySize,
   type Metadata,
@@ -29,7 +32,7 @@ export const falconH1 = defineArchitecture({
 
   memory: (c) =>
     Array.from({ length: c.layers }, () => ({
-      attn: attention({ heads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim }),
+      attn: attention({ heads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }),
       ssm: mamba2Memory(c),
     })),
 
@@ -39,14 +42,12 @@ export const falconH1 = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: Array.from({ length: c.layers }, (_, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      attn: attentionWeights(c, i),
-      ssm: ssmWeights(c, i),
+      attn: attentionWeights(i, { ...c, heads: c.attentionHeads }),
+      ssm: { ...mamba2Weights(i, c), norm: optional(mamba2Weights(i, c).norm) },
       // Named without ".weight" in these files.
       mlpNorm: vector(`blk.${i}.ffn_norm`, [c.width]),
       mlp: {
-        gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-        up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-        down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+        ...mlpWeights(i, c.width, c.hidden),
         gateBias: optional(vector(`blk.${i}.ffn_gate.bias`, [c.hidden])),
         upBias: optional(vector(`blk.${i}.ffn_up.bias`, [c.hidden])),
         downBias: optional(vector(`blk.${i}.ffn_down.bias`, [c.width])),
@@ -55,7 +56,7 @@ export const falconH1 = defineArchitecture({
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const normed = g.rmsNorm(x, c.eps, layer.norm);
@@ -70,19 +71,12 @@ export const falconH1 = defineArchitecture({
   },
 });
 
-type Config = ReturnType<typeof readConfig>;
-
 function readConfig(m: Metadata) {
   const key = (name: string) => `falcon-h1.${name}`;
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim =
+  const keyDim =
     m.count(key("attention.key_length"), undefined) ?? share(m, `"${key("attention.head_count")}"`, width, heads);
-  const inner = m.count(key("ssm.inner_size"));
-  const ssmHeads = m.count(key("ssm.time_step_rank"));
-  const groups = m.count(key("ssm.group_count"));
-  share(m, `"${key("ssm.inner_size")}"`, inner, ssmHeads);
-  share(m, `"${key("ssm.time_step_rank")}"`, ssmHeads, groups);
   const kvHeads = m.count(key("attention.head_count_kv"), heads);
   share(m, `"${key("attention.head_count_kv")}"`, heads, kvHeads);
   return {
@@ -95,43 +89,10 @@ function readConfig(m: Metadata) {
     // attention
     attentionHeads: heads,
     kvHeads,
-    headDim,
-    valueDim: m.count(key("attention.value_length"), headDim),
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "falcon-h1"),
+    keyDim,
+    valueDim: m.count(key("attention.value_length"), keyDim),
+    rope: ropeOptions(m, "falcon-h1", keyDim),
     // Mamba-2
-    inner,
-    heads: ssmHeads,
-    groups,
-    stateSize: m.count(key("ssm.state_size")),
-    taps: tapCount(m, key("ssm.conv_kernel")),
-  };
-}
-
-function attentionWeights(c: Config, i: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.attentionHeads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.attentionHeads * c.valueDim, c.width]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.attentionHeads * c.headDim])),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [c.kvHeads * c.headDim])),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [c.kvHeads * c.valueDim])),
-    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
-  };
-}
-
-function ssmWeights(c: Config, i: number) {
-  const channels = c.inner + 2 * c.groups * c.stateSize;
-  return {
-    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
-    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
-    a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
-    d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
-    norm: optional(vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups])),
-    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
+    ...mamba2Config(m, "falcon-h1"),
   };
 }

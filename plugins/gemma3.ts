@@ -1,10 +1,13 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   gatedMlp,
+  headNormWeights,
   layerCount,
   matrix,
-  ropeScale,
+  mlpWeights,
+  ropeOptions,
   selfAttention,
   share,
   table,
@@ -26,7 +29,7 @@ export const gemma3 = defineArchitecture({
   config: (m) => {
     const width = m.count("gemma3.embedding_length");
     const heads = m.count("gemma3.attention.head_count");
-    const headDim = m.count("gemma3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+    const keyDim = m.count("gemma3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
     const layers = layerCount(m, "gemma3");
     return {
       vocabulary: vocabularySize(m, "gemma3"),
@@ -36,14 +39,13 @@ export const gemma3 = defineArchitecture({
       hidden: m.count("gemma3.feed_forward_length"),
       heads,
       kvHeads: m.count("gemma3.attention.head_count_kv", heads),
-      headDim,
-      valueDim: m.count("gemma3.attention.value_length", headDim),
-      queryScale: 1 / Math.sqrt(layers === layersOf27B ? width / heads : headDim),
+      keyDim,
+      valueDim: m.count("gemma3.attention.value_length", keyDim),
+      queryScale: 1 / Math.sqrt(layers === layersOf27B ? width / heads : keyDim),
       window: m.count("gemma3.attention.sliding_window"),
       eps: m.number("gemma3.attention.layer_norm_rms_epsilon"),
-      ropeBase: m.number("gemma3.rope.freq_base", 1e6),
+      rope: ropeOptions(m, "gemma3", keyDim, 1e6),
       ropeBaseLocal: m.number("gemma3.rope.freq_base_swa", 10000),
-      ropeScale: ropeScale(m, "gemma3"),
       softcap: m.number("gemma3.final_logit_softcapping", 0),
     };
   },
@@ -52,7 +54,7 @@ export const gemma3 = defineArchitecture({
     Array.from({ length: c.layers }, (_, i) => ({
       attn: attention({
         heads: c.kvHeads,
-        keyDim: c.headDim,
+        keyDim: c.keyDim,
         valueDim: c.valueDim,
         window: isGlobal(i) ? undefined : c.window,
       }),
@@ -64,17 +66,11 @@ export const gemma3 = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: Array.from({ length: c.layers }, (_, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-      k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
-      v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
-      output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-      qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-      kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
+      ...attentionWeights(i, c),
+      ...headNormWeights(i, c.keyDim),
       postNorm: vector(`blk.${i}.post_attention_norm.weight`, [c.width]),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      ...mlpWeights(i, c.width, c.hidden),
       mlpPostNorm: vector(`blk.${i}.post_ffw_norm.weight`, [c.width]),
     })),
   }),
@@ -83,8 +79,8 @@ export const gemma3 = defineArchitecture({
     let x = g.scale(g.getRows(w.embedding, g.tokens()), Math.sqrt(c.width));
     for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
       const rope = isGlobal(index)
-        ? ({ mode: "neox", base: c.ropeBase, scale: c.ropeScale } as const)
-        : ({ mode: "neox", base: c.ropeBaseLocal } as const);
+        ? ({ ...c.rope, mode: "neox" } as const)
+        : ({ dims: c.rope.dims, base: c.ropeBaseLocal, mode: "neox" } as const);
       const normed = g.rmsNorm(x, c.eps, layer.norm);
       const { heads, eps, queryScale } = c;
       let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads, rope, eps, queryScale });

@@ -1,24 +1,27 @@
 import {
   attention,
   attentionTensors,
+  attentionWeights,
   blockTensors,
   commonMetadata,
   defineArchitecture,
-  experts,
+  expertWeights,
   float32,
   gatedMlp,
   layerCount,
+  mamba2Config,
   mamba2Memory,
   mamba2Mixer,
   mamba2Tensors,
+  mamba2Weights,
   matrix,
   mixtureOfExperts,
   mlpTensors,
-  optional,
+  mlpWeights,
   perLayer,
   refuseTimeStepLimit,
   ropeMetadata,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   split,
@@ -46,7 +49,7 @@ export const granitehybrid = defineArchitecture({
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
         ? { ssm: mamba2Memory(c) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }) },
     ),
 
   weights: (c) => ({
@@ -55,22 +58,23 @@ export const granitehybrid = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: kvHeads === 0 ? { ssm: ssmWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer:
+        kvHeads === 0
+          ? { ssm: mamba2Weights(i, c) }
+          : { attn: attentionWeights(i, { ...c, heads: c.attentionHeads, kvHeads }) },
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
       mlp:
         c.experts === 0
-          ? { dense: mlpWeights(c, i, "", c.hidden) }
+          ? { dense: mlpWeights(i, c.width, c.hidden) }
           : {
-              moe: moeWeights(c, i),
-              shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
+              moe: expertWeights(i, c.width, c.hidden, c.experts),
+              shared: c.sharedHidden > 0 ? mlpWeights(i, c.width, c.sharedHidden, "_shexp") : undefined,
             },
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = c.hasRope
-      ? ({ mode: "normal", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const)
-      : undefined;
+    const rope = c.rope && ({ ...c.rope, mode: "normal" } as const);
     let x = g.scale(g.getRows(w.embedding, g.tokens()), c.embeddingScale);
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer, mlp } = layer;
@@ -114,19 +118,12 @@ export const granitehybrid = defineArchitecture({
   ],
 });
 
-type Config = ReturnType<typeof readConfig>;
-
 function readConfig(m: Metadata) {
   const key = (name: string) => `granitehybrid.${name}`;
   const layers = layerCount(m, "granitehybrid");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const inner = m.count(key("ssm.inner_size"));
-  const ssmHeads = m.count(key("ssm.time_step_rank"));
-  const groups = m.count(key("ssm.group_count"));
-  share(m, "state space heads", inner, ssmHeads);
-  share(m, "state space heads in groups", ssmHeads, groups);
-  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  const keyDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
   return {
     vocabulary: vocabularySize(m, "granitehybrid"),
     contextLength: m.count(key("context_length")),
@@ -136,18 +133,13 @@ function readConfig(m: Metadata) {
     // attention
     attentionHeads: heads,
     kvHeads: perLayer(m, key("attention.head_count_kv"), layers),
-    headDim,
-    attentionScale: m.number(key("attention.scale"), 1 / Math.sqrt(headDim)),
-    hasRope: m.boolean(key("rope.scaling.finetuned"), false),
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "granitehybrid"),
+    keyDim,
+    valueDim: keyDim,
+    attentionScale: m.number(key("attention.scale"), 1 / Math.sqrt(keyDim)),
+    // A model without rotary embedding says that its scaling was not tuned.
+    rope: m.boolean(key("rope.scaling.finetuned"), false) ? ropeOptions(m, "granitehybrid", keyDim) : undefined,
     // Mamba-2
-    inner,
-    heads: ssmHeads,
-    groups,
-    stateSize: m.count(key("ssm.state_size")),
-    taps: m.count(key("ssm.conv_kernel")),
+    ...mamba2Config(m, "granitehybrid"),
     // experts
     experts: m.count(key("expert_count"), 0),
     used: m.count(key("expert_used_count"), 0),
@@ -156,50 +148,6 @@ function readConfig(m: Metadata) {
     embeddingScale: m.number(key("embedding_scale"), 1),
     residualScale: m.number(key("residual_scale"), 1),
     logitScale: m.number(key("logit_scale"), 1),
-  };
-}
-
-function ssmWeights(c: Config, i: number) {
-  const channels = c.inner + 2 * c.groups * c.stateSize;
-  return {
-    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
-    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
-    a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
-    d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
-    norm: vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.attentionHeads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.headDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.attentionHeads * c.headDim, c.width]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.attentionHeads * c.headDim])),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [kvHeads * c.headDim])),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.headDim])),
-    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
-  };
-}
-
-function mlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
-  return {
-    gate: matrix(`blk.${i}.ffn_gate${suffix}.weight`, [c.width, hidden]),
-    up: matrix(`blk.${i}.ffn_up${suffix}.weight`, [c.width, hidden]),
-    down: matrix(`blk.${i}.ffn_down${suffix}.weight`, [hidden, c.width]),
-  };
-}
-
-function moeWeights(c: Config, i: number) {
-  return {
-    router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, c.experts]),
-    gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.hidden, c.experts]),
-    up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.hidden, c.experts]),
-    down: experts(`blk.${i}.ffn_down_exps.weight`, [c.hidden, c.width, c.experts]),
   };
 }
 

@@ -1,13 +1,16 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   expertRouting,
-  experts,
+  expertWeights,
   gatedMlp,
   layerCount,
   mamba1Memory,
   mamba1Mixer,
+  mamba1Weights,
   matrix,
+  mlpWeights,
   optional,
   perLayer,
   routedExperts,
@@ -36,7 +39,7 @@ export const jamba = defineArchitecture({
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
         ? { ssm: mamba1Memory(c) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.valueDim }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }) },
     ),
 
   weights: (c) => ({
@@ -45,9 +48,9 @@ export const jamba = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: kvHeads === 0 ? { ssm: ssmWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer: kvHeads === 0 ? { ssm: ssmWeights(c, i) } : { attn: attentionWeights(i, { ...c, kvHeads }) },
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      mlp: mlpWeights(c, i),
+      mlp: eitherWeights(c, i),
     })),
   }),
 
@@ -81,7 +84,7 @@ function readConfig(m: Metadata) {
   const layers = layerCount(m, "jamba");
   const width = m.count("jamba.embedding_length");
   const heads = m.count("jamba.attention.head_count");
-  const headDim =
+  const keyDim =
     m.count("jamba.attention.key_length", undefined) ?? share(m, '"jamba.attention.head_count"', width, heads);
   const kvHeads = perLayer(m, "jamba.attention.head_count_kv", layers);
   for (const count of kvHeads) if (count > 0) share(m, '"jamba.attention.head_count"', heads, count);
@@ -96,8 +99,8 @@ function readConfig(m: Metadata) {
     // attention
     heads,
     kvHeads,
-    headDim,
-    valueDim: m.count("jamba.attention.value_length", headDim),
+    keyDim,
+    valueDim: m.count("jamba.attention.value_length", keyDim),
     // Mamba
     inner: m.count("jamba.ssm.inner_size"),
     stateSize: m.count("jamba.ssm.state_size"),
@@ -110,45 +113,21 @@ function readConfig(m: Metadata) {
 
 function ssmWeights(c: Config, i: number) {
   return {
-    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, 2 * c.inner]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, c.inner]),
-    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [c.inner])),
-    selection: matrix(`blk.${i}.ssm_x.weight`, [c.inner, c.rank + 2 * c.stateSize]),
-    dt: matrix(`blk.${i}.ssm_dt.weight`, [c.rank, c.inner]),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.inner]),
-    a: vector(`blk.${i}.ssm_a`, [c.stateSize, c.inner]),
-    d: vector(`blk.${i}.ssm_d`, [c.inner]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
+    ...mamba1Weights(i, c),
     dtNorm: vector(`blk.${i}.ssm_dt_norm.weight`, [c.rank]),
     bNorm: vector(`blk.${i}.ssm_b_norm.weight`, [c.stateSize]),
     cNorm: vector(`blk.${i}.ssm_c_norm.weight`, [c.stateSize]),
   };
 }
 
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.valueDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-  };
-}
-
 /** No key says which layers have experts: the file's tensors do. */
-function mlpWeights({ width, hidden, routing }: Config, i: number) {
-  const dense = {
-    gate: matrix(`blk.${i}.ffn_gate.weight`, [width, hidden]),
-    up: matrix(`blk.${i}.ffn_up.weight`, [width, hidden]),
-    down: matrix(`blk.${i}.ffn_down.weight`, [hidden, width]),
-  };
+function eitherWeights({ width, hidden, routing }: Config, i: number) {
+  const dense = mlpWeights(i, width, hidden);
   if (routing === undefined) return { dense };
+  const { router, ...experts } = expertWeights(i, width, hidden, routing.experts);
   return {
-    router: optional(matrix(`blk.${i}.ffn_gate_inp.weight`, [width, routing.experts])),
-    experts: {
-      gate: optional(experts(`blk.${i}.ffn_gate_exps.weight`, [width, hidden, routing.experts])),
-      up: optional(experts(`blk.${i}.ffn_up_exps.weight`, [width, hidden, routing.experts])),
-      down: optional(experts(`blk.${i}.ffn_down_exps.weight`, [hidden, width, routing.experts])),
-    },
+    router: optional(router),
+    experts: { gate: optional(experts.gate), up: optional(experts.up), down: optional(experts.down) },
     dense: { gate: optional(dense.gate), up: optional(dense.up), down: optional(dense.down) },
   };
 }

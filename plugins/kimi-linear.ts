@@ -1,7 +1,7 @@
 import {
   defineArchitecture,
   expertRouting,
-  experts,
+  expertWeights,
   gatedMlp,
   kimiDeltaAttention,
   kimiDeltaMemory,
@@ -9,6 +9,7 @@ import {
   latentMemory,
   layerCount,
   matrix,
+  mlpWeights,
   perLayer,
   routedExperts,
   routeToExperts,
@@ -43,12 +44,11 @@ export const kimiLinear = defineArchitecture({
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
       mlp:
         i < c.denseLayers
-          ? { dense: mlpWeights(c, i, "", c.hidden) }
+          ? { dense: mlpWeights(i, c.width, c.hidden) }
           : {
-              router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, c.routing.experts]),
+              ...expertWeights(i, c.width, c.expertHidden, c.routing.experts),
               routerBias: vector(`blk.${i}.exp_probs_b.bias`, [c.routing.experts]),
-              experts: expertWeights(c, i),
-              shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
+              shared: c.sharedHidden > 0 ? mlpWeights(i, c.width, c.sharedHidden, "_shexp") : undefined,
             },
     })),
   }),
@@ -70,7 +70,7 @@ export const kimiLinear = defineArchitecture({
         x = g.add(x, gatedMlp(g, hidden, mlp.dense));
         continue;
       }
-      x = g.add(x, routedExperts(g, hidden, mlp.experts, routeToExperts(g, hidden, mlp, c.routing)));
+      x = g.add(x, routedExperts(g, hidden, mlp, routeToExperts(g, hidden, mlp, c.routing)));
       if (mlp.shared !== undefined) x = g.add(x, gatedMlp(g, hidden, mlp.shared));
     }
     return g.mulMat(w.head, g.rmsNorm(x, eps, w.norm));
@@ -160,21 +160,5 @@ function latentWeights(c: Config, i: number) {
     k: vector(`blk.${i}.attn_k_b.weight`, [ownDim, latentDim, heads]),
     v: vector(`blk.${i}.attn_v_b.weight`, [latentDim, valueDim, heads]),
     output: matrix(`blk.${i}.attn_output.weight`, [heads * valueDim, c.width]),
-  };
-}
-
-function mlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
-  return {
-    gate: matrix(`blk.${i}.ffn_gate${suffix}.weight`, [c.width, hidden]),
-    up: matrix(`blk.${i}.ffn_up${suffix}.weight`, [c.width, hidden]),
-    down: matrix(`blk.${i}.ffn_down${suffix}.weight`, [hidden, c.width]),
-  };
-}
-
-function expertWeights(c: Config, i: number) {
-  return {
-    gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.expertHidden, c.routing.experts]),
-    up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.expertHidden, c.routing.experts]),
-    down: experts(`blk.${i}.ffn_down_exps.weight`, [c.expertHidden, c.width, c.routing.experts]),
   };
 }

@@ -1,16 +1,19 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   gatedMlp,
+  headNormWeights,
   layerCount,
   matrix,
-  optional,
+  mlpWeights,
   perLayer,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   shortConvolution,
   shortConvolutionMemory,
+  shortConvolutionWeights,
   supportsOnly,
   table,
   tapCount,
@@ -33,7 +36,7 @@ export const lfm2 = defineArchitecture({
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
         ? { conv: shortConvolutionMemory(c) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.valueDim, window: c.window }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim, window: c.window }) },
     ),
 
   weights: (c) => ({
@@ -43,16 +46,17 @@ export const lfm2 = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: kvHeads === 0 ? { conv: convolutionWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer:
+        kvHeads === 0
+          ? { conv: shortConvolutionWeights(i, c) }
+          : { attn: { ...attentionWeights(i, { ...c, kvHeads }), ...headNormWeights(i, c.keyDim) } },
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      ...mlpWeights(i, c.width, c.hidden),
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer } = layer;
@@ -69,8 +73,6 @@ export const lfm2 = defineArchitecture({
   },
 });
 
-type Config = ReturnType<typeof readConfig>;
-
 function readConfig(m: Metadata) {
   const key = (name: string) => `lfm2.${name}`;
   // The models that embed texts look both ways.
@@ -78,7 +80,7 @@ function readConfig(m: Metadata) {
   const layers = layerCount(m, "lfm2");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim =
+  const keyDim =
     m.count(key("attention.key_length"), undefined) ?? share(m, `"${key("attention.head_count")}"`, width, heads);
   const kvHeads = perLayer(m, key("attention.head_count_kv"), layers);
   for (const count of kvHeads) if (count > 0) share(m, `"${key("attention.head_count_kv")}"`, heads, count);
@@ -92,33 +94,9 @@ function readConfig(m: Metadata) {
     // attention
     heads,
     kvHeads,
-    headDim,
-    valueDim: m.count(key("attention.value_length"), headDim),
+    keyDim,
+    valueDim: m.count(key("attention.value_length"), keyDim),
     window: m.count(key("attention.sliding_window"), 0) || undefined,
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "lfm2"),
-  };
-}
-
-function convolutionWeights(c: Config, i: number) {
-  return {
-    input: matrix(`blk.${i}.shortconv.in_proj.weight`, [c.width, 3 * c.width]),
-    inputBias: optional(vector(`blk.${i}.shortconv.in_proj.bias`, [3 * c.width])),
-    convolution: vector(`blk.${i}.shortconv.conv.weight`, [c.taps, c.width]),
-    convolutionBias: optional(vector(`blk.${i}.shortconv.conv.bias`, [c.width])),
-    output: matrix(`blk.${i}.shortconv.out_proj.weight`, [c.width, c.width]),
-    outputBias: optional(vector(`blk.${i}.shortconv.out_proj.bias`, [c.width])),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.valueDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-    qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-    kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
+    rope: ropeOptions(m, "lfm2", keyDim),
   };
 }

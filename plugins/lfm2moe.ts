@@ -1,20 +1,24 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   expertRouting,
-  experts,
+  expertWeights,
   gatedMlp,
+  headNormWeights,
   layerCount,
   matrix,
+  mlpWeights,
   optional,
   perLayer,
+  ropeOptions,
   routedExperts,
   routeToExperts,
-  ropeScale,
   selfAttention,
   share,
   shortConvolution,
   shortConvolutionMemory,
+  shortConvolutionWeights,
   supportsOnly,
   table,
   tapCount,
@@ -37,7 +41,7 @@ export const lfm2moe = defineArchitecture({
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
         ? { conv: shortConvolutionMemory(c) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.valueDim, window: c.window }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim, window: c.window }) },
     ),
 
   weights: (c) => ({
@@ -47,14 +51,17 @@ export const lfm2moe = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: kvHeads === 0 ? { conv: convolutionWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer:
+        kvHeads === 0
+          ? { conv: shortConvolutionWeights(i, c) }
+          : { attn: { ...attentionWeights(i, { ...c, kvHeads }), ...headNormWeights(i, c.keyDim) } },
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      mlp: i < c.denseLayers ? { dense: mlpWeights(c, i) } : { moe: moeWeights(c, i) },
+      mlp: i < c.denseLayers ? { dense: mlpWeights(i, c.width, c.hidden) } : { moe: moeWeights(c, i) },
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer, mlp } = layer;
@@ -76,8 +83,6 @@ export const lfm2moe = defineArchitecture({
   },
 });
 
-type Config = ReturnType<typeof readConfig>;
-
 function readConfig(m: Metadata) {
   const key = (name: string) => `lfm2moe.${name}`;
   // The models that embed texts look both ways.
@@ -85,7 +90,7 @@ function readConfig(m: Metadata) {
   const layers = layerCount(m, "lfm2moe");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim =
+  const keyDim =
     m.count(key("attention.key_length"), undefined) ?? share(m, `"${key("attention.head_count")}"`, width, heads);
   const kvHeads = perLayer(m, key("attention.head_count_kv"), layers);
   for (const count of kvHeads) if (count > 0) share(m, `"${key("attention.head_count_kv")}"`, heads, count);
@@ -103,52 +108,19 @@ function readConfig(m: Metadata) {
     // attention
     heads,
     kvHeads,
-    headDim,
-    valueDim: m.count(key("attention.value_length"), headDim),
+    keyDim,
+    valueDim: m.count(key("attention.value_length"), keyDim),
     window: m.count(key("attention.sliding_window"), 0) || undefined,
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "lfm2moe"),
+    rope: ropeOptions(m, "lfm2moe", keyDim),
   };
 }
 
-function convolutionWeights(c: Config, i: number) {
-  return {
-    input: matrix(`blk.${i}.shortconv.in_proj.weight`, [c.width, 3 * c.width]),
-    inputBias: optional(vector(`blk.${i}.shortconv.in_proj.bias`, [3 * c.width])),
-    convolution: vector(`blk.${i}.shortconv.conv.weight`, [c.taps, c.width]),
-    convolutionBias: optional(vector(`blk.${i}.shortconv.conv.bias`, [c.width])),
-    output: matrix(`blk.${i}.shortconv.out_proj.weight`, [c.width, c.width]),
-    outputBias: optional(vector(`blk.${i}.shortconv.out_proj.bias`, [c.width])),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.valueDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-    qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-    kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
-  };
-}
-
-function mlpWeights(c: Config, i: number) {
-  return {
-    gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-    up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-    down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
-  };
-}
+type Config = ReturnType<typeof readConfig>;
 
 function moeWeights(c: Config, i: number) {
-  const { experts: count } = c.routing;
+  const { experts } = c.routing;
   return {
-    router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, count]),
-    routerBias: optional(vector(`blk.${i}.exp_probs_b.bias`, [count])),
-    gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.expertHidden, count]),
-    up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.expertHidden, count]),
-    down: experts(`blk.${i}.ffn_down_exps.weight`, [c.expertHidden, c.width, count]),
+    ...expertWeights(i, c.width, c.expertHidden, experts),
+    routerBias: optional(vector(`blk.${i}.exp_probs_b.bias`, [experts])),
   };
 }

@@ -1,6 +1,7 @@
 import {
   attention,
   attentionTensors,
+  attentionWeights,
   blockTensors,
   commonMetadata,
   defineArchitecture,
@@ -8,10 +9,11 @@ import {
   layerCount,
   matrix,
   mlpTensors,
+  mlpWeights,
   optional,
   ropeFactors,
   ropeMetadata,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   supportsOnly,
@@ -29,7 +31,7 @@ export const llama = defineArchitecture({
   config: (m) => {
     const width = m.count("llama.embedding_length");
     const heads = m.count("llama.attention.head_count");
-    const headDim = m.count("llama.attention.key_length", undefined) ?? share(m, "heads", width, heads);
+    const keyDim = m.count("llama.attention.key_length", undefined) ?? share(m, "heads", width, heads);
     return {
       vocabulary: vocabularySize(m, "llama"),
       contextLength: m.count("llama.context_length"),
@@ -38,50 +40,33 @@ export const llama = defineArchitecture({
       hidden: m.count("llama.feed_forward_length"),
       heads,
       kvHeads: m.count("llama.attention.head_count_kv", heads),
-      headDim,
-      valueDim: m.count("llama.attention.value_length", headDim),
+      keyDim,
+      valueDim: m.count("llama.attention.value_length", keyDim),
       eps: m.number("llama.attention.layer_norm_rms_epsilon"),
-      ropeDims: m.count("llama.rope.dimension_count", headDim),
-      ropeBase: m.number("llama.rope.freq_base", 10000),
-      ropeScale: ropeScale(m, "llama"),
+      rope: ropeOptions(m, "llama", keyDim),
     };
   },
 
   memory: (c) =>
     Array.from({ length: c.layers }, () => ({
-      attn: attention({ heads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim }),
+      attn: attention({ heads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }),
     })),
 
   weights: (c) => ({
     embedding: table("token_embd.weight", [c.width, c.vocabulary]),
     norm: vector("output_norm.weight", [c.width]),
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
-    ropeFactors: optional(vector("rope_freqs.weight", [c.ropeDims / 2])),
+    ropeFactors: optional(vector("rope_freqs.weight", [c.rope.dims / 2])),
     layers: Array.from({ length: c.layers }, (_, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-      k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
-      v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
-      output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-      qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.heads * c.headDim])),
-      kBias: optional(vector(`blk.${i}.attn_k.bias`, [c.kvHeads * c.headDim])),
-      vBias: optional(vector(`blk.${i}.attn_v.bias`, [c.kvHeads * c.valueDim])),
-      outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+      ...attentionWeights(i, c),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      ...mlpWeights(i, c.width, c.hidden),
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = {
-      mode: "normal",
-      dims: c.ropeDims,
-      base: c.ropeBase,
-      scale: c.ropeScale,
-      factors: w.ropeFactors,
-    } as const;
+    const rope = { ...c.rope, mode: "normal", factors: w.ropeFactors } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const normed = g.rmsNorm(x, c.eps, layer.norm);

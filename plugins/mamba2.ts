@@ -3,13 +3,13 @@ import {
   defineArchitecture,
   float32,
   layerCount,
+  mamba2Config,
   mamba2Memory,
   mamba2Mixer,
   mamba2Tensors,
+  mamba2Weights,
   matrix,
-  optional,
   refuseTimeStepLimit,
-  share,
   supportsOnly,
   table,
   vector,
@@ -22,49 +22,26 @@ export const mamba2 = defineArchitecture({
   apiVersion: 1,
   names: ["mamba2"],
 
-  config: (m) => {
-    const inner = m.count("mamba2.ssm.inner_size");
-    const heads = m.count("mamba2.ssm.time_step_rank");
-    const groups = m.count("mamba2.ssm.group_count");
-    share(m, "state space heads", inner, heads);
-    share(m, "heads in groups", heads, groups);
-    return {
-      vocabulary: vocabularySize(m, "mamba2"),
-      contextLength: m.count("mamba2.context_length"),
-      layers: layerCount(m, "mamba2"),
-      width: m.count("mamba2.embedding_length"),
-      inner,
-      heads,
-      groups,
-      stateSize: m.count("mamba2.ssm.state_size"),
-      taps: m.count("mamba2.ssm.conv_kernel"),
-      eps: m.number("mamba2.attention.layer_norm_rms_epsilon"),
-    };
-  },
+  config: (m) => ({
+    vocabulary: vocabularySize(m, "mamba2"),
+    contextLength: m.count("mamba2.context_length"),
+    layers: layerCount(m, "mamba2"),
+    width: m.count("mamba2.embedding_length"),
+    eps: m.number("mamba2.attention.layer_norm_rms_epsilon"),
+    ...mamba2Config(m, "mamba2"),
+  }),
 
   memory: (c) => Array.from({ length: c.layers }, () => ({ ssm: mamba2Memory(c) })),
 
-  weights: (c) => {
-    const channels = c.inner + 2 * c.groups * c.stateSize;
-    return {
-      embedding: table("token_embd.weight", [c.width, c.vocabulary]),
-      norm: vector("output_norm.weight", [c.width]),
-      head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
-      layers: Array.from({ length: c.layers }, (_, i) => ({
-        norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-        ssm: {
-          input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
-          convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
-          convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
-          dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
-          a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
-          d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
-          norm: vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups]),
-          output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
-        },
-      })),
-    };
-  },
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [c.width, c.vocabulary]),
+    norm: vector("output_norm.weight", [c.width]),
+    head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
+    layers: Array.from({ length: c.layers }, (_, i) => ({
+      norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
+      ssm: mamba2Weights(i, c),
+    })),
+  }),
 
   graph: (g, c, w, memories) => {
     let x = g.getRows(w.embedding, g.tokens());

@@ -1,12 +1,15 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   expertRouting,
   experts,
   guessingTensors,
   layerCount,
+  mamba2Config,
   mamba2Memory,
   mamba2Mixer,
+  mamba2Weights,
   matrix,
   optional,
   perLayer,
@@ -19,7 +22,6 @@ import {
   StrataError,
   supportsOnly,
   table,
-  tapCount,
   vector,
   vocabularySize,
   type BoundWeights,
@@ -42,7 +44,7 @@ export const nemotronH = defineArchitecture({
   memory: (c) =>
     c.layers.map(({ kind, kvHeads }) => ({
       ssm: kind === "ssm" ? mamba2Memory(c) : undefined,
-      attn: kind === "attention" ? attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.valueDim }) : undefined,
+      attn: kind === "attention" ? attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }) : undefined,
     })),
 
   weights: (c) => ({
@@ -106,12 +108,7 @@ function readConfig(m: Metadata) {
   const architecture = m.string("general.architecture");
   const key = (name: string) => `${architecture}.${name}`;
   const width = m.count(key("embedding_length"));
-  const headDim = m.count(key("attention.key_length"));
-  const inner = m.count(key("ssm.inner_size"));
-  const heads = m.count(key("ssm.time_step_rank"));
-  const groups = m.count(key("ssm.group_count"));
-  share(m, `"${key("ssm.inner_size")}"`, inner, heads);
-  share(m, `"${key("ssm.time_step_rank")}"`, heads, groups);
+  const keyDim = m.count(key("attention.key_length"));
   supportsOnly(m, key("rope.scaling.finetuned"), false);
   return {
     vocabulary: vocabularySize(m, architecture),
@@ -121,14 +118,10 @@ function readConfig(m: Metadata) {
     guessing: guessingTensors(m, architecture),
     eps: m.number(key("attention.layer_norm_rms_epsilon"), undefined) ?? m.number(key("attention.layer_norm_epsilon")),
     // attention
-    headDim,
-    valueDim: m.count(key("attention.value_length"), headDim),
+    keyDim,
+    valueDim: m.count(key("attention.value_length"), keyDim),
     // Mamba-2
-    inner,
-    heads,
-    groups,
-    stateSize: m.count(key("ssm.state_size")),
-    taps: tapCount(m, key("ssm.conv_kernel")),
+    ...mamba2Config(m, architecture),
     // experts
     sharedHidden: m.count(key("expert_shared_feed_forward_length"), 0),
     latentWidth: m.count(key("moe_latent_size"), 0),
@@ -173,40 +166,13 @@ function readLayers(m: Metadata, architecture: string): Layer[] {
 }
 
 function opWeights(c: Config, layer: Layer, i: number) {
-  if (layer.kind === "ssm") return { ssm: ssmWeights(c, i) };
-  if (layer.kind === "attention") return { attn: attentionWeights(c, i, layer) };
-  if (layer.kind === "mlp") return { mlp: mlpWeights(c, i, "", layer.hidden) };
+  if (layer.kind === "ssm") return { ssm: mamba2Weights(i, c) };
+  if (layer.kind === "attention") return { attn: attentionWeights(i, { ...c, ...layer }) };
+  if (layer.kind === "mlp") return { mlp: plainMlpWeights(c, i, "", layer.hidden) };
   return { moe: moeWeights(c, i, layer) };
 }
 
-function ssmWeights(c: Config, i: number) {
-  const channels = c.inner + 2 * c.groups * c.stateSize;
-  return {
-    input: matrix(`blk.${i}.ssm_in.weight`, [c.width, c.inner + channels + c.heads]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [c.taps, channels]),
-    convolutionBias: optional(vector(`blk.${i}.ssm_conv1d.bias`, [channels])),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [c.heads]),
-    a: vector(`blk.${i}.ssm_a`, [1, c.heads]),
-    d: vector(`blk.${i}.ssm_d`, [1, c.heads]),
-    norm: vector(`blk.${i}.ssm_norm.weight`, [c.inner / c.groups, c.groups]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [c.inner, c.width]),
-  };
-}
-
-function attentionWeights(c: Config, i: number, { heads, kvHeads }: Layer) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, heads * c.headDim]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.valueDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [heads * c.valueDim, c.width]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [heads * c.headDim])),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [kvHeads * c.headDim])),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.valueDim])),
-    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
-  };
-}
-
-function mlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
+function plainMlpWeights(c: Config, i: number, suffix: "" | "_shexp", hidden: number) {
   return {
     up: matrix(`blk.${i}.ffn_up${suffix}.weight`, [c.width, hidden]),
     upBias: optional(vector(`blk.${i}.ffn_up${suffix}.bias`, [hidden])),
@@ -225,6 +191,6 @@ function moeWeights(c: Config, i: number, { hidden, routing }: Layer) {
     down: experts(`blk.${i}.ffn_down_exps.weight`, [hidden, width, count]),
     latentDown: c.latentWidth > 0 ? matrix(`blk.${i}.ffn_latent_down.weight`, [c.width, width]) : undefined,
     latentUp: c.latentWidth > 0 ? matrix(`blk.${i}.ffn_latent_up.weight`, [width, c.width]) : undefined,
-    shared: c.sharedHidden > 0 ? mlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
+    shared: c.sharedHidden > 0 ? plainMlpWeights(c, i, "_shexp", c.sharedHidden) : undefined,
   };
 }

@@ -1,14 +1,14 @@
 import {
   attention,
   defineArchitecture,
+  given,
   layerCount,
   matrix,
   optional,
   perLayer,
   recurrent,
-  ropeScale,
+  ropeOptions,
   share,
-  StrataError,
   supportsOnly,
   table,
   tapCount,
@@ -45,9 +45,7 @@ export const plamo2 = defineArchitecture({
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
       mixer:
-        kvHeads === 0
-          ? { ssm: mambaWeights(c, i) }
-          : { attn: attentionWeights(c, i, c.attentionHeads[i] ?? 0, kvHeads) },
+        kvHeads === 0 ? { ssm: mambaWeights(c, i) } : { attn: normedWeights(c, i, c.attentionHeads[i] ?? 0, kvHeads) },
       postNorm: vector(`blk.${i}.post_attention_norm`, [c.width]),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
       gateUp: matrix(`blk.${i}.ffn_up.weight`, [c.width, 2 * c.hidden]),
@@ -59,13 +57,13 @@ export const plamo2 = defineArchitecture({
   graph: (g, c, w, memories) => {
     const { eps, hidden } = c;
     let x = g.getRows(w.embedding, g.tokens());
-    for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
+    for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer } = layer;
       const normed = g.rmsNorm(x, eps, layer.norm);
       let mixed =
         mixer.ssm !== undefined
-          ? mambaMixer(g, normed, mixer.ssm, declared(memory.ssm), c)
-          : normedAttention(g, normed, mixer.attn, declared(memory.attn), c, c.attentionHeads[index] ?? 0);
+          ? mambaMixer(g, normed, mixer.ssm, given("mambaMixer", memory.ssm), c)
+          : normedAttention(g, normed, mixer.attn, given("normedAttention", memory.attn), c);
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, g.rmsNorm(mixed, eps, layer.postNorm));
       const gateUp = g.mulMat(layer.gateUp, g.rmsNorm(x, eps, layer.mlpNorm));
@@ -106,9 +104,7 @@ function readConfig(m: Metadata) {
     headDim,
     valueDim: m.count("plamo2.attention.value_length", headDim),
     window: m.count("plamo2.attention.sliding_window", 0) || undefined,
-    ropeDims: m.count("plamo2.rope.dimension_count", headDim),
-    ropeBase: m.number("plamo2.rope.freq_base", 10000),
-    ropeScale: ropeScale(m, "plamo2"),
+    rope: ropeOptions(m, "plamo2", headDim),
     // Mamba; no key says how wide it is what time steps are made from
     inner,
     heads,
@@ -141,21 +137,17 @@ function mambaWeights(c: Config, i: number) {
   };
 }
 
-function mambaMixer(
-  g: Graph,
-  x: Tensor,
-  w: BoundWeights<ReturnType<typeof mambaWeights>>,
-  memory: MemoryHandle,
-  c: Config,
-): Tensor {
+type MambaWeights = BoundWeights<ReturnType<typeof mambaWeights>>;
+
+function mambaMixer(g: Graph, x: Tensor, w: MambaWeights, memory: MemoryHandle, c: Config): Tensor {
   const { inner, heads, stateSize, rank, eps } = c;
   const headDim = inner / heads;
   // Each head's gate and then its channels.
   const projected = g.reshape(g.mulMat(w.input, x), 2 * headDim, heads, g.rows);
   const gate = g.cont(g.slice(projected, 0, headDim));
   const channels = g.reshape(g.cont(g.slice(projected, headDim, headDim)), inner, g.rows);
-  const { convolution: weight, convolutionBias: bias } = w;
-  const convolved = g.convolve(memory, channels, { state: "conv", weight, bias, silu: true });
+  const convolution = { state: "conv", weight: w.convolution, bias: w.convolutionBias, silu: true };
+  const convolved = g.convolve(memory, channels, convolution);
   const selected = g.mulMat(w.selection, convolved);
   const scanned = g.scan(memory, {
     ...{ state: "ssm", headDim, heads, groups: 1, stateSize },
@@ -170,7 +162,7 @@ function mambaMixer(
   return g.mulMat(w.output, g.glu(g.reshape(gate, inner, g.rows), scanned, "swiglu"));
 }
 
-function attentionWeights(c: Config, i: number, heads: number, kvHeads: number) {
+function normedWeights(c: Config, i: number, heads: number, kvHeads: number) {
   const { width, headDim, valueDim } = c;
   return {
     queriesKeysValues: matrix(`blk.${i}.attn_qkv.weight`, [width, (heads + kvHeads) * headDim + kvHeads * valueDim]),
@@ -180,18 +172,13 @@ function attentionWeights(c: Config, i: number, heads: number, kvHeads: number) 
   };
 }
 
+type NormedWeights = BoundWeights<ReturnType<typeof normedWeights>>;
+
 /** Attention whose norms of queries and keys have weights of their own for each head. */
-function normedAttention(
-  g: Graph,
-  x: Tensor,
-  w: BoundWeights<ReturnType<typeof attentionWeights>>,
-  memory: MemoryHandle,
-  c: Config,
-  heads: number,
-): Tensor {
+function normedAttention(g: Graph, x: Tensor, w: NormedWeights, memory: MemoryHandle, c: Config): Tensor {
   const { headDim, valueDim, eps } = c;
-  const kvHeads = w.kNorm.shape[1] ?? 1;
-  const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+  const [heads, kvHeads] = [w.qNorm.shape[1] ?? 1, w.kNorm.shape[1] ?? 1];
+  const rope = { ...c.rope, mode: "neox" } as const;
   const projected = g.mulMat(w.queriesKeysValues, x);
   const part = (from: number, dim: number, count: number) =>
     g.reshape(g.cont(g.slice(projected, from, dim * count)), dim, count, g.rows);
@@ -201,9 +188,4 @@ function normedAttention(
     values: part((heads + kvHeads) * headDim, valueDim, kvHeads),
   });
   return g.mulMat(w.output, g.reshape(attended, heads * valueDim, g.rows));
-}
-
-function declared(memory: MemoryHandle | undefined): MemoryHandle {
-  if (memory !== undefined) return memory;
-  throw new StrataError("invalid_argument", "a layer's weights and memory are of different kinds");
 }

@@ -1,16 +1,18 @@
 import {
   attention,
   attentionTensors,
+  attentionWeights,
   blockTensors,
   commonMetadata,
   defineArchitecture,
   gatedMlp,
+  headNormWeights,
   layerCount,
   matrix,
   mlpTensors,
-  optional,
+  mlpWeights,
   ropeMetadata,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   supportsOnly,
@@ -28,7 +30,7 @@ export const qwen3 = defineArchitecture({
     const width = m.count("qwen3.embedding_length");
     const heads = m.count("qwen3.attention.head_count");
     const kvHeads = m.count("qwen3.attention.head_count_kv", heads);
-    const headDim =
+    const keyDim =
       m.count("qwen3.attention.key_length", undefined) ?? share(m, '"qwen3.attention.head_count"', width, heads);
     share(m, '"qwen3.attention.head_count"', heads, kvHeads);
     return {
@@ -39,18 +41,16 @@ export const qwen3 = defineArchitecture({
       hidden: m.count("qwen3.feed_forward_length"),
       heads,
       kvHeads,
-      headDim,
-      valueDim: m.count("qwen3.attention.value_length", headDim),
+      keyDim,
+      valueDim: m.count("qwen3.attention.value_length", keyDim),
       eps: m.number("qwen3.attention.layer_norm_rms_epsilon"),
-      ropeDims: m.count("qwen3.rope.dimension_count", headDim),
-      ropeBase: m.number("qwen3.rope.freq_base", 10000),
-      ropeScale: ropeScale(m, "qwen3"),
+      rope: ropeOptions(m, "qwen3", keyDim),
     };
   },
 
   memory: (c) =>
     Array.from({ length: c.layers }, () => ({
-      attn: attention({ heads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim }),
+      attn: attention({ heads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }),
     })),
 
   weights: (c) => ({
@@ -59,26 +59,16 @@ export const qwen3 = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: Array.from({ length: c.layers }, (_, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-      k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
-      v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
-      output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-      qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-      kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
-      qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.heads * c.headDim])),
-      kBias: optional(vector(`blk.${i}.attn_k.bias`, [c.kvHeads * c.headDim])),
-      vBias: optional(vector(`blk.${i}.attn_v.bias`, [c.kvHeads * c.valueDim])),
-      outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+      ...attentionWeights(i, c),
+      ...headNormWeights(i, c.keyDim),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      ...mlpWeights(i, c.width, c.hidden),
     })),
   }),
 
   graph: (g, c, w, memories) => {
     const { heads, eps } = c;
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const normed = g.rmsNorm(x, eps, layer.norm);

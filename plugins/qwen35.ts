@@ -1,16 +1,19 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   gatedDeltaMemory,
   gatedDeltaNet,
+  gatedDeltaWeights,
   gatedMlp,
   guessingTensors,
+  headNormWeights,
   layerCount,
   matrix,
-  optional,
+  mlpWeights,
   perLayer,
   recurrentLayers,
-  ropeScale,
+  ropeOptions,
   selfAttention,
   share,
   steppedLayerCount,
@@ -37,7 +40,7 @@ export const qwen35 = defineArchitecture({
     c.layers.map(({ isRecurrent, kvHeads }) =>
       isRecurrent
         ? { net: gatedDeltaMemory(c.net) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }) },
     ),
 
   weights: (c) => ({
@@ -46,13 +49,11 @@ export const qwen35 = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.layers.map(({ isRecurrent, kvHeads, hidden }, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: isRecurrent ? { net: netWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer: isRecurrent
+        ? { net: netWeights(c, i) }
+        : { attn: { ...attentionWeights(i, { ...c, kvHeads, gated: true }), ...headNormWeights(i, c.keyDim) } },
       mlpNorm: vector(`blk.${i}.post_attention_norm.weight`, [c.width]),
-      mlp: {
-        gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, hidden]),
-        up: matrix(`blk.${i}.ffn_up.weight`, [c.width, hidden]),
-        down: matrix(`blk.${i}.ffn_down.weight`, [hidden, c.width]),
-      },
+      mlp: mlpWeights(i, c.width, hidden),
     })),
   }),
 
@@ -60,7 +61,7 @@ export const qwen35 = defineArchitecture({
 
   graph: (g, c, w, memories) => {
     const { eps, heads } = c;
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer } = layer;
@@ -83,8 +84,8 @@ function readConfig(m: Metadata) {
   const key = (name: string) => `qwen35.${name}`;
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
-  supportsOnly(m, key("attention.value_length"), headDim);
+  const keyDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  supportsOnly(m, key("attention.value_length"), keyDim);
   if (m.numbers(key("rope.dimension_sections"), [0, 0, 0, 0])[3] !== 0) {
     const sentence = `"${key("rope.dimension_sections")}" turns by a fourth part of positions, which text has not`;
     throw new StrataError("unsupported", `${m.file}: ${sentence}`);
@@ -101,10 +102,9 @@ function readConfig(m: Metadata) {
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     // attention
     heads,
-    headDim,
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "qwen35"),
+    keyDim,
+    valueDim: keyDim,
+    rope: ropeOptions(m, "qwen35", keyDim),
     // delta net
     net: {
       keyHeads,
@@ -132,35 +132,9 @@ function readLayers(m: Metadata, heads: number) {
 }
 
 function netWeights(c: Config, i: number) {
-  const { keyHeads, valueHeads, keyDim, valueDim, taps } = c.net;
-  const inner = valueHeads * valueDim;
-  const channels = 2 * keyHeads * keyDim + inner;
   return {
-    qkv: matrix(`blk.${i}.attn_qkv.weight`, [c.width, channels]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [taps, channels]),
-    gate: matrix(`blk.${i}.attn_gate.weight`, [c.width, inner]),
-    beta: matrix(`blk.${i}.ssm_beta.weight`, [c.width, valueHeads]),
-    alpha: matrix(`blk.${i}.ssm_alpha.weight`, [c.width, valueHeads]),
-    a: vector(`blk.${i}.ssm_a`, [valueHeads]),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [valueHeads]),
-    norm: vector(`blk.${i}.ssm_norm.weight`, [valueDim]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [inner, c.width]),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  const queries = c.heads * 2 * c.headDim;
-  const keys = kvHeads * c.headDim;
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, queries]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, keys]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, keys]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.headDim, c.width]),
-    qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-    kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [queries])),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [keys])),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [keys])),
-    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+    ...gatedDeltaWeights(i, c.width, c.net),
+    beta: matrix(`blk.${i}.ssm_beta.weight`, [c.width, c.net.valueHeads]),
+    alpha: matrix(`blk.${i}.ssm_alpha.weight`, [c.width, c.net.valueHeads]),
   };
 }

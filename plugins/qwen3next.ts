@@ -1,18 +1,21 @@
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   expertRouting,
-  experts,
+  expertWeights,
   gatedDeltaMemory,
   gatedDeltaNet,
+  gatedDeltaWeights,
   gatedMlp,
   guessingTensors,
+  headNormWeights,
   layerCount,
   matrix,
-  optional,
+  mlpWeights,
   perLayer,
   recurrentLayers,
-  ropeScale,
+  ropeOptions,
   routedExperts,
   routeToExperts,
   selfAttention,
@@ -39,7 +42,7 @@ export const qwen3next = defineArchitecture({
     c.layers.map(({ isRecurrent, kvHeads }) =>
       isRecurrent
         ? { net: gatedDeltaMemory(c.net) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim }) },
     ),
 
   weights: (c) => ({
@@ -48,19 +51,14 @@ export const qwen3next = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.layers.map(({ isRecurrent, kvHeads }, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: isRecurrent ? { net: netWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer: isRecurrent
+        ? { net: netWeights(c, i) }
+        : { attn: { ...attentionWeights(i, { ...c, kvHeads, gated: true }), ...headNormWeights(i, c.keyDim) } },
       mlpNorm: vector(`blk.${i}.post_attention_norm.weight`, [c.width]),
-      router: matrix(`blk.${i}.ffn_gate_inp.weight`, [c.width, c.routing.experts]),
-      experts: {
-        gate: experts(`blk.${i}.ffn_gate_exps.weight`, [c.width, c.hidden, c.routing.experts]),
-        up: experts(`blk.${i}.ffn_up_exps.weight`, [c.width, c.hidden, c.routing.experts]),
-        down: experts(`blk.${i}.ffn_down_exps.weight`, [c.hidden, c.width, c.routing.experts]),
-      },
+      experts: expertWeights(i, c.width, c.hidden, c.routing.experts),
       shared: {
+        ...mlpWeights(i, c.width, c.sharedHidden, "_shexp"),
         router: matrix(`blk.${i}.ffn_gate_inp_shexp.weight`, [c.width, 1]),
-        gate: matrix(`blk.${i}.ffn_gate_shexp.weight`, [c.width, c.sharedHidden]),
-        up: matrix(`blk.${i}.ffn_up_shexp.weight`, [c.width, c.sharedHidden]),
-        down: matrix(`blk.${i}.ffn_down_shexp.weight`, [c.sharedHidden, c.width]),
       },
     })),
   }),
@@ -69,7 +67,7 @@ export const qwen3next = defineArchitecture({
 
   graph: (g, c, w, memories) => {
     const { eps, heads } = c;
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer } = layer;
@@ -81,7 +79,7 @@ export const qwen3next = defineArchitecture({
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, mixed);
       const hidden = g.rmsNorm(x, eps, layer.mlpNorm);
-      const routed = routedExperts(g, hidden, layer.experts, routeToExperts(g, hidden, layer, c.routing));
+      const routed = routedExperts(g, hidden, layer.experts, routeToExperts(g, hidden, layer.experts, c.routing));
       const part = g.unary(g.mulMat(layer.shared.router, hidden), "sigmoid");
       x = g.add(x, g.add(routed, g.mul(gatedMlp(g, hidden, layer.shared), part)));
     }
@@ -95,8 +93,8 @@ function readConfig(m: Metadata) {
   const key = (name: string) => `qwen3next.${name}`;
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
-  supportsOnly(m, key("attention.value_length"), headDim);
+  const keyDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
+  supportsOnly(m, key("attention.value_length"), keyDim);
   const keyHeads = m.count(key("ssm.group_count"));
   const valueHeads = m.count(key("ssm.time_step_rank"));
   share(m, `"${key("ssm.time_step_rank")}"`, valueHeads, keyHeads);
@@ -110,10 +108,9 @@ function readConfig(m: Metadata) {
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     // attention
     heads,
-    headDim,
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "qwen3next"),
+    keyDim,
+    valueDim: keyDim,
+    rope: ropeOptions(m, "qwen3next", keyDim),
     // delta net
     net: {
       keyHeads,
@@ -141,34 +138,8 @@ function readLayers(m: Metadata, heads: number) {
 }
 
 function netWeights(c: Config, i: number) {
-  const { keyHeads, valueHeads, keyDim, valueDim, taps } = c.net;
-  const inner = valueHeads * valueDim;
-  const channels = 2 * keyHeads * keyDim + inner;
   return {
-    qkv: matrix(`blk.${i}.attn_qkv.weight`, [c.width, channels]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [taps, channels]),
-    gate: matrix(`blk.${i}.attn_gate.weight`, [c.width, inner]),
-    betaAlpha: matrix(`blk.${i}.ssm_ba.weight`, [c.width, 2 * valueHeads]),
-    a: vector(`blk.${i}.ssm_a`, [valueHeads]),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [valueHeads]),
-    norm: vector(`blk.${i}.ssm_norm.weight`, [valueDim]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [inner, c.width]),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  const queries = c.heads * 2 * c.headDim;
-  const keys = kvHeads * c.headDim;
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, queries]),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, keys]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, keys]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.headDim, c.width]),
-    qNorm: vector(`blk.${i}.attn_q_norm.weight`, [c.headDim]),
-    kNorm: vector(`blk.${i}.attn_k_norm.weight`, [c.headDim]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [queries])),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [keys])),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [keys])),
-    outputBias: optional(vector(`blk.${i}.attn_output.bias`, [c.width])),
+    ...gatedDeltaWeights(i, c.width, c.net),
+    betaAlpha: matrix(`blk.${i}.ssm_ba.weight`, [c.width, 2 * c.net.valueHeads]),
   };
 }

@@ -1,6 +1,7 @@
 import {
   attention,
   attentionTensors,
+  attentionWeights,
   blockTensors,
   commonMetadata,
   defineArchitecture,
@@ -13,12 +14,12 @@ import {
   linearTensors,
   mapped,
   matrix,
-  optional,
+  mlpWeights,
   perLayer,
   plusOne,
   reshaped,
   ropeMetadata,
-  ropeScale,
+  ropeOptions,
   roundToBf16,
   selfAttention,
   sequenceStarts,
@@ -53,7 +54,7 @@ export const recurrentgemma = defineArchitecture({
     c.kvHeads.map((kvHeads) =>
       kvHeads === 0
         ? { lru: griffinMemory(c) }
-        : { attn: attention({ heads: kvHeads, keyDim: c.headDim, valueDim: c.headDim, window: c.window }) },
+        : { attn: attention({ heads: kvHeads, keyDim: c.keyDim, valueDim: c.valueDim, window: c.window }) },
     ),
 
   weights: (c) => ({
@@ -62,19 +63,25 @@ export const recurrentgemma = defineArchitecture({
     head: matrix("output.weight", [c.width, c.vocabulary], { tied: "token_embd.weight" }),
     layers: c.kvHeads.map((kvHeads, i) => ({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
-      mixer: kvHeads === 0 ? { lru: recurrentWeights(c, i) } : { attn: attentionWeights(c, i, kvHeads) },
+      mixer:
+        kvHeads === 0
+          ? { lru: recurrentWeights(c, i) }
+          : {
+              attn: {
+                ...attentionWeights(i, { ...c, kvHeads }),
+                outputBias: vector(`blk.${i}.attn_output.bias`, [c.width]),
+              },
+            },
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
+      ...mlpWeights(i, c.width, c.hidden),
       gateBias: vector(`blk.${i}.ffn_gate.bias`, [c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
       upBias: vector(`blk.${i}.ffn_up.bias`, [c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
       downBias: vector(`blk.${i}.ffn_down.bias`, [c.width]),
     })),
   }),
 
   graph: (g, c, w, memories) => {
-    const rope = { mode: "neox", dims: c.ropeDims, base: c.ropeBase, scale: c.ropeScale } as const;
+    const rope = { ...c.rope, mode: "neox" } as const;
     const starts = sequenceStarts(g);
     let x = g.scale(g.getRows(w.embedding, g.tokens()), c.embeddingScale);
     for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
@@ -124,7 +131,7 @@ function readConfig(m: Metadata) {
   const heads = m.count(key("attention.head_count"));
   const kvHeads = perLayer(m, key("attention.head_count_kv"), layers);
   for (const count of kvHeads) if (count !== 0) share(m, `"${key("attention.head_count_kv")}"`, heads, count);
-  const headDim = m.count(key("attention.key_length"));
+  const keyDim = m.count(key("attention.key_length"));
   const channels = m.count(key("ssm.inner_size"));
   const groups = m.count(key("ssm.group_count"));
   return {
@@ -138,11 +145,10 @@ function readConfig(m: Metadata) {
     // attention
     heads,
     kvHeads,
-    headDim,
+    keyDim,
+    valueDim: keyDim,
     window: m.count(key("attention.sliding_window")),
-    ropeDims: m.count(key("rope.dimension_count"), headDim),
-    ropeBase: m.number(key("rope.freq_base"), 10000),
-    ropeScale: ropeScale(m, "recurrentgemma"),
+    rope: ropeOptions(m, "recurrentgemma", keyDim),
     // recurrence
     channels,
     groups,
@@ -166,19 +172,6 @@ function recurrentWeights(c: Config, i: number) {
     a: vector(`blk.${i}.ssm_a`, [c.channels]),
     output: matrix(`blk.${i}.ssm_out.weight`, [c.channels, c.width]),
     outputBias: vector(`blk.${i}.ssm_out.bias`, [c.width]),
-  };
-}
-
-function attentionWeights(c: Config, i: number, kvHeads: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-    qBias: optional(vector(`blk.${i}.attn_q.bias`, [c.heads * c.headDim])),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, kvHeads * c.headDim]),
-    kBias: optional(vector(`blk.${i}.attn_k.bias`, [kvHeads * c.headDim])),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, kvHeads * c.headDim]),
-    vBias: optional(vector(`blk.${i}.attn_v.bias`, [kvHeads * c.headDim])),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.headDim, c.width]),
-    outputBias: vector(`blk.${i}.attn_output.bias`, [c.width]),
   };
 }
 

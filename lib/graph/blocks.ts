@@ -215,7 +215,7 @@ export function mamba2Mixer(g: Graph, x: Operand, w: Mamba2Weights, options: Mam
   return g.mulMat(w.output, g.reshape(grouped, inner, g.rows));
 }
 
-/** The memory that a block needs; throws where its layer declares none. */
+/** The memory that a block needs. Throws, naming the block, where its layer declares none. */
 export function given(block: string, memory: MemoryHandle | undefined): MemoryHandle {
   if (memory !== undefined) return memory;
   throw new StrataError("invalid_argument", `${block} needs a memory, and the layer declares none of that name`);

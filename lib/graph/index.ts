@@ -7,6 +7,7 @@ export {
 } from "./attention-blocks.ts";
 export {
   gatedMlp,
+  given,
   linear,
   mamba2Mixer,
   mamba2Memory,
@@ -46,7 +47,6 @@ export type {
   Wkv6Options,
   Wkv7Options,
 } from "./options.ts";
-export type { YarnOptions } from "./rope.ts";
 export { mamba1Memory, mamba1Mixer, type Mamba1Options, type Mamba1Weights } from "./mamba-blocks.ts";
 export type { LayerHandles, MemoryHandle } from "./memory.ts";
 export {
@@ -60,6 +60,7 @@ export {
   type RgLruOptions,
   type RgLruWeights,
 } from "./recurrence-blocks.ts";
+export type { RopeScaling, YarnOptions } from "./rope.ts";
 export {
   routedExperts,
   routeToExperts,

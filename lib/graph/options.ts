@@ -1,22 +1,14 @@
 /** What the operations of `Graph` are told beside tensors. */
 import type { RopeMode } from "../native/abi.ts";
 import type { ScanShape } from "../native/graph.ts";
-import type { YarnOptions } from "./rope.ts";
+import type { RopeScaling } from "./rope.ts";
 import type { Operand } from "./tensor.ts";
 
-export interface RopeOptions {
+export interface RopeOptions extends RopeScaling {
   /** Elements of each head that are rotated, from the first. Default: all. */
   readonly dims?: number;
   /** "normal" rotates neighbours (2i, 2i + 1), "neox" rotates i with i + dims / 2. */
   readonly mode: keyof typeof RopeMode;
-  /** Base of the frequencies. */
-  readonly base: number;
-  /** Multiplies positions: 1 / factor. Default 1. */
-  readonly scale?: number;
-  /** Scales slow frequencies by `scale`, and fast ones not. Left out: all by `scale` (linear scaling). */
-  readonly yarn?: YarnOptions | undefined;
-  /** Multiplies what is rotated. Default 1, or with YaRN 1 + 0.1 log(1 / scale). */
-  readonly magnitude?: number;
   /** Divides each frequency, `[dims / 2]` (llama3 scaling). */
   readonly factors?: Operand | undefined;
 }

@@ -1,4 +1,5 @@
 import { StrataError } from "../errors.ts";
+import type { RopeScaling } from "../graph/rope.ts";
 import type { Metadata } from "./metadata.ts";
 
 /** Tokens in the vocabulary: `<architecture>.vocab_size`, or the tokenizer's list where the key is missing. */
@@ -79,16 +80,41 @@ export function recurrentLayers(metadata: Metadata, architecture: string, layers
   );
 }
 
+/** What a file says of rotary embedding; the mode is the architecture's. */
+export interface RopeOfFile extends RopeScaling {
+  readonly dims: number;
+}
+
 /**
- * What positions are multiplied with before they are rotated: 1, or 1 / factor for linear scaling.
+ * How queries and keys are rotated, but for the mode: `<architecture>.rope.dimension_count`, `freq_base`, and `scaling.*`
+ * of the types "none", "linear" and "yarn". `headDim` elements are rotated where no key says how many, and by `usualBase` where none says it.
  * Throws on kinds of scaling that Strata does not compute.
  */
-export function ropeScale(metadata: Metadata, architecture: string): number {
-  const key = `${architecture}.rope.scaling.type`;
-  const type = metadata.string(key, "none");
-  if (type === "none") return 1;
-  if (type === "linear") return 1 / metadata.number(`${architecture}.rope.scaling.factor`);
-  throw new StrataError("unsupported", `${metadata.file}: "${key}" is "${type}"; "none" and "linear" can be computed`);
+export function ropeOptions(metadata: Metadata, architecture: string, headDim: number, usualBase = 10000): RopeOfFile {
+  const key = (name: string) => `${architecture}.rope.${name}`;
+  const dims = metadata.count(key("dimension_count"), headDim);
+  const base = metadata.number(key("freq_base"), usualBase);
+  const type = metadata.string(key("scaling.type"), "linear");
+  if (type !== "none" && type !== "linear" && type !== "yarn") {
+    const sentence = `"${key("scaling.type")}" is "${type}"; "none", "linear" and "yarn" can be computed`;
+    throw new StrataError("unsupported", `${metadata.file}: ${sentence}`);
+  }
+  supportsOnly(metadata, key("scaling.alpha"), 0);
+  const multiplier = metadata.number(key("scaling.attn_factor"), 1);
+  // A factor of 0 says that nothing is scaled; the second key is what old files have.
+  const given = metadata.number(key("scaling.factor"), undefined) ?? metadata.number(key("scale_linear"), 0);
+  const factor = type === "none" ? 1 : given || 1;
+  if (type !== "yarn") return { dims, base, scale: 1 / factor, magnitude: multiplier };
+  supportsOnly(metadata, key("scaling.yarn_ext_factor"), 1);
+  supportsOnly(metadata, key("scaling.yarn_attn_factor"), 1);
+  supportsOnly(metadata, key("scaling.yarn_log_multiplier"), 0);
+  const trained = metadata.count(`${architecture}.context_length`);
+  const yarn = {
+    originalContext: metadata.count(key("scaling.original_context_length"), trained),
+    betaFast: metadata.number(key("scaling.yarn_beta_fast"), 32),
+    betaSlow: metadata.number(key("scaling.yarn_beta_slow"), 1),
+  };
+  return { dims, base, scale: 1 / factor, yarn, magnitude: (1 + 0.1 * Math.log(Math.max(factor, 1))) * multiplier };
 }
 
 /** Throws unless `total` is a multiple of `parts`; returns their quotient. */
@@ -107,6 +133,17 @@ export function supportsOnly(metadata: Metadata, key: string, supported: boolean
     typeof value === "object" ? "an array" : JSON.stringify(typeof value === "bigint" ? Number(value) : value);
   const sentence = `${metadata.file}: "${key}" is ${shown}; only ${JSON.stringify(supported)} can be computed`;
   throw new StrataError("unsupported", sentence);
+}
+
+/** Sizes of Mamba-2 by `<architecture>.ssm.*`, checked: heads share the channels evenly, and groups the heads. */
+export function mamba2Config(metadata: Metadata, architecture: string) {
+  const key = (name: string) => `${architecture}.ssm.${name}`;
+  const [inner, heads] = [metadata.count(key("inner_size")), metadata.count(key("time_step_rank"))];
+  const groups = metadata.count(key("group_count"));
+  share(metadata, `"${key("inner_size")}"`, inner, heads);
+  share(metadata, `"${key("time_step_rank")}"`, heads, groups);
+  const stateSize = metadata.count(key("state_size"));
+  return { inner, heads, groups, stateSize, taps: tapCount(metadata, key("conv_kernel")) };
 }
 
 /** Taps of a causal convolution. Throws where they are fewer than two, which would leave nothing to remember. */

@@ -4,12 +4,16 @@
  */
 import {
   attention,
+  attentionWeights,
   defineArchitecture,
   gatedDeltaMemory,
   gatedDeltaNet,
+  gatedDeltaWeights,
   gatedMlp,
+  given,
   layerCount,
   matrix,
+  mlpWeights,
   selfAttention,
   share,
   shared,
@@ -42,9 +46,7 @@ export const quartet = defineArchitecture({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
       mixer: mixerWeights(c, kind, i),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      gate: matrix(`blk.${i}.ffn_gate.weight`, [c.width, c.hidden]),
-      up: matrix(`blk.${i}.ffn_up.weight`, [c.width, c.hidden]),
-      down: matrix(`blk.${i}.ffn_down.weight`, [c.hidden, c.width]),
+      ...mlpWeights(i, c.width, c.hidden),
     })),
   }),
 
@@ -74,7 +76,7 @@ const kinds = ["full", "chunk", "delta", "echo", "reader", "none"] as const;
 type Kind = (typeof kinds)[number];
 
 function declare(c: Config, kind: Kind) {
-  const heads = { heads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim };
+  const heads = { heads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim };
   switch (kind) {
     case "full":
       return { attn: attention(heads) };
@@ -111,7 +113,7 @@ function echoMemory(width: number): RecurrentMemory {
  * `x'`, `a = sigmoid(fade x + bias)`, `h = a h + (1 - a) u`. x `[d, rows]` gives output h, `[d, rows]`.
  */
 function fadingEcho(g: Graph, x: Tensor, w: EchoWeights, memory: MemoryHandle | undefined): Tensor {
-  const own = declared(memory);
+  const own = given("fadingEcho", memory);
   const before = g.previous(own, x, { state: "before" });
   const mixed = g.add(x, g.mul(g.sub(before, x), g.unary(w.mix, "sigmoid")));
   const a = g.unary(g.add(g.mulMat(w.fade, x), w.bias), "sigmoid");
@@ -130,13 +132,8 @@ function readAttention(
 ): Tensor {
   const projected = g.mulMat(w.q, x);
   const queries = g.rope(g.reshape(projected, projected.shape[0] / heads, heads, g.rows), rope);
-  const attended = g.attend(declared(memory), { queries });
+  const attended = g.attend(given("readAttention", memory), { queries });
   return g.mulMat(w.output, g.reshape(attended, attended.shape[0] * heads, g.rows));
-}
-
-function declared(memory: MemoryHandle | undefined): MemoryHandle {
-  if (memory !== undefined) return memory;
-  throw new StrataError("invalid_argument", "a layer's weights and memory are of different kinds");
 }
 
 // ---- configuration and weights ----
@@ -147,7 +144,7 @@ function readConfig(m: Metadata) {
   const key = (name: string) => `quartet.${name}`;
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));
-  const headDim = share(m, `"${key("attention.head_count")}"`, width, heads);
+  const keyDim = share(m, `"${key("attention.head_count")}"`, width, heads);
   return {
     vocabulary: vocabularySize(m, "quartet"),
     contextLength: m.count(key("context_length")),
@@ -157,8 +154,8 @@ function readConfig(m: Metadata) {
     eps: m.number(key("attention.layer_norm_rms_epsilon")),
     heads,
     kvHeads: m.count(key("attention.head_count_kv")),
-    headDim,
-    valueDim: m.count(key("attention.value_length"), headDim),
+    keyDim,
+    valueDim: m.count(key("attention.value_length"), keyDim),
     chunk: m.count(key("attention.chunk_size")),
     ropeBase: m.number(key("rope.freq_base"), 10000),
     delta: {
@@ -182,27 +179,17 @@ function readKinds(m: Metadata): readonly Kind[] {
 }
 
 function mixerWeights(c: Config, kind: Kind, i: number) {
-  if (kind === "full" || kind === "chunk") return { attn: attentionWeights(c, i) };
+  if (kind === "full" || kind === "chunk") return { attn: attentionWeights(i, c) };
   if (kind === "reader") return { reader: readerWeights(c, i) };
   if (kind === "delta") return { delta: deltaWeights(c, i) };
   return kind === "echo" ? { echo: echoWeights(c, i) } : {};
 }
 
-function attentionWeights(c: Config, i: number) {
-  return {
-    ...readerWeights(c, i),
-    k: matrix(`blk.${i}.attn_k.weight`, [c.width, c.kvHeads * c.headDim]),
-    v: matrix(`blk.${i}.attn_v.weight`, [c.width, c.kvHeads * c.valueDim]),
-  };
-}
-
 type ReaderWeights = BoundWeights<ReturnType<typeof readerWeights>>;
 
 function readerWeights(c: Config, i: number) {
-  return {
-    q: matrix(`blk.${i}.attn_q.weight`, [c.width, c.heads * c.headDim]),
-    output: matrix(`blk.${i}.attn_output.weight`, [c.heads * c.valueDim, c.width]),
-  };
+  const { q, output } = attentionWeights(i, c);
+  return { q, output };
 }
 
 type EchoWeights = BoundWeights<ReturnType<typeof echoWeights>>;
@@ -217,18 +204,9 @@ function echoWeights(c: Config, i: number) {
 }
 
 function deltaWeights(c: Config, i: number) {
-  const { keyHeads, valueHeads, keyDim, valueDim, taps } = c.delta;
-  const inner = valueHeads * valueDim;
-  const channels = 2 * keyHeads * keyDim + inner;
   return {
-    qkv: matrix(`blk.${i}.attn_qkv.weight`, [c.width, channels]),
-    convolution: vector(`blk.${i}.ssm_conv1d.weight`, [taps, channels]),
-    gate: matrix(`blk.${i}.attn_gate.weight`, [c.width, inner]),
-    beta: matrix(`blk.${i}.ssm_beta.weight`, [c.width, valueHeads]),
-    alpha: matrix(`blk.${i}.ssm_alpha.weight`, [c.width, valueHeads]),
-    a: vector(`blk.${i}.ssm_a`, [valueHeads]),
-    dtBias: vector(`blk.${i}.ssm_dt.bias`, [valueHeads]),
-    norm: vector(`blk.${i}.ssm_norm.weight`, [valueDim]),
-    output: matrix(`blk.${i}.ssm_out.weight`, [inner, c.width]),
+    ...gatedDeltaWeights(i, c.width, c.delta),
+    beta: matrix(`blk.${i}.ssm_beta.weight`, [c.width, c.delta.valueHeads]),
+    alpha: matrix(`blk.${i}.ssm_alpha.weight`, [c.width, c.delta.valueHeads]),
   };
 }

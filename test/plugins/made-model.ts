@@ -8,7 +8,12 @@ import { randomOf } from "../model/help.ts";
 import { readFixture } from "./reference.ts";
 
 /** Values by key, without the architecture's name before them; an array has numbers or flags. */
-export type Changes = Readonly<Record<string, number | boolean | readonly number[] | readonly boolean[] | undefined>>;
+export type Changes = Readonly<
+  Record<string, number | boolean | string | readonly number[] | readonly boolean[] | undefined>
+>;
+
+/** Keys whose values are f32 even where they are whole. */
+const isFloat = /rope\.(freq_base|scal)/;
 
 /**
  * Writes a model like the fixture `name` with changed keys (`undefined` removes one) and returns its path. Of the weights
@@ -47,8 +52,9 @@ export function writeHeader(folder: string, name: string, changes: Changes): str
 function change(gguf: Gguf, key: string, value: Changes[string]): void {
   if (value === undefined) gguf.delete(key);
   else if (typeof value === "boolean") gguf.set(key, GgufType.bool, Uint8Array.of(Number(value)));
+  else if (typeof value === "string") gguf.setString(key, value);
   else if (typeof value === "number") {
-    if (Number.isInteger(value)) gguf.setCount(key, value);
+    if (Number.isInteger(value) && !(isFloat.test(key) && !key.endsWith("_length"))) gguf.setCount(key, value);
     else gguf.set(key, GgufType.float32, new Uint8Array(Float32Array.of(value).buffer));
   } else {
     const isFlags = typeof value[0] === "boolean";
@@ -74,11 +80,13 @@ function randomTensor({ name, shape }: WeightSpec, random: () => number): GgufTe
   const symmetric = () => Math.sqrt(3) * (2 * random() - 1);
   const next = name.endsWith("norm.weight")
     ? () => 1 + 0.2 * symmetric()
-    : name.endsWith("ssm_a")
-      ? () => -0.05 - random()
-      : name.endsWith(".bias")
-        ? () => 0.3 * symmetric()
-        : () => (1.5 * symmetric()) / Math.sqrt(shape[0] as number);
+    : name === "rope_freqs.weight"
+      ? () => 1 + 7 * random()
+      : name.endsWith("ssm_a")
+        ? () => -0.05 - random()
+        : name.endsWith(".bias")
+          ? () => 0.3 * symmetric()
+          : () => (1.5 * symmetric()) / Math.sqrt(shape[0] as number);
   const data = Float32Array.from({ length: count }, next);
   return { name, type: 0, shape: [...shape], data: new Uint8Array(data.buffer) };
 }

@@ -96,8 +96,8 @@ describe("qwen3", () => {
     expect((await refusal(make(folder, qwen3, { ...sizes, "attention.head_count_kv": 3 }))).message).toContain(
       "qwen3.attention.head_count",
     );
-    const yarn = { ...sizes, "rope.scaling.type": "yarn", "rope.scaling.factor": 4 };
-    expect((await refusal(make(folder, qwen3, yarn))).message).toContain("qwen3.rope.scaling.type");
+    const long = { ...sizes, "rope.scaling.type": "longrope", "rope.scaling.factor": 4 };
+    expect((await refusal(make(folder, qwen3, long))).message).toContain("qwen3.rope.scaling.type");
   });
 });
 

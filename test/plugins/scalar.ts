@@ -165,7 +165,7 @@ export function attend(
   );
 }
 
-interface AttentionOptions extends AttentionShape {
+export interface AttentionOptions extends AttentionShape {
   readonly eps: number;
   readonly rope?: RopeShape;
 }
@@ -176,7 +176,7 @@ export function byHead(x: Vector, dim: number, of: (head: Vector, index: number)
 }
 
 /** Attention with a matrix and an optional bias and head norm each for queries, keys and values. */
-function attention(w: Tensors, block: string, xs: readonly Vector[], o: AttentionOptions): number[][] {
+export function attention(w: Tensors, block: string, xs: readonly Vector[], o: AttentionOptions): number[][] {
   const project = (name: "q" | "k" | "v"): Vector[] =>
     xs.map((x, position) => {
       const product = w.product(`${block}.attn_${name}.weight`, x);
