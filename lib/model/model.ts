@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import { StrataError } from "../errors.ts";
 import { readEnvironment, readEnvironmentCount } from "../environment.ts";
+import { formatBytes } from "../format.ts";
 import type { LayerHandles } from "../graph/memory.ts";
 import { kvTypes, layOutMemory, type KvType, type MemoryLayout } from "../memory/layout.ts";
 import type { ModelMemory } from "../memory/placed.ts";
@@ -28,6 +29,7 @@ import {
 import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles, tryGraph, type GraphParts } from "./build.ts";
 import { ModelFile, openModelFile } from "./file.ts";
+import { machineBytes } from "./machine.ts";
 import type { Metadata } from "./metadata.ts";
 import { readArchitecture } from "./read.ts";
 import { findArchitecture, type Plugin } from "./registry.ts";
@@ -377,7 +379,14 @@ export class Model implements AsyncDisposable {
       this.engine.dropGraph(oldRows, oldOutputs);
       this.graphs.delete(oldest);
     }
-    const { operations } = buildGraph(this.graphParts(), rows, outputs, this.operations.get(key));
+    const { operations, computeBytes } = buildGraph(this.graphParts(), rows, outputs, this.operations.get(key));
+    if (computeBytes > machineBytes()) {
+      // It was measured and not allocated; the graph that decodes goes with the engine.
+      if (key !== decodeShape) this.engine.dropGraph(rows, outputs);
+      const sizes = `${formatBytes(computeBytes)}, and this machine has ${formatBytes(machineBytes())}`;
+      const sentence = `the results of a step of ${rows} tokens take ${sizes}; use a smaller batch`;
+      throw new StrataError("out_of_memory", `${this.architecture}: ${sentence}`);
+    }
     this.operations.set(key, operations);
     this.graphs.add(key);
   }

@@ -1,5 +1,4 @@
 /** What a model would take, from its file's header and its architecture's declaration alone. */
-import { totalmem } from "node:os";
 import { formatBytes } from "../format.ts";
 import type { Reuse, Rollback } from "../memory/declaration.ts";
 import { keepsAll, layOutMemory, type KvType, type MemoryLayout } from "../memory/layout.ts";
@@ -9,6 +8,7 @@ import type { GraphFacts } from "../native/graph.ts";
 import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles } from "./build.ts";
 import { openModelFile, type ModelFile } from "./file.ts";
+import { machineBytes } from "./machine.ts";
 import { engineConfig, nameFile, type MemoryOptions } from "./model.ts";
 import { readArchitecture } from "./read.ts";
 import { findArchitecture } from "./registry.ts";
@@ -239,9 +239,9 @@ function smallestPrefix({ records }: MemoryLayout, config: EngineConfig, snapsho
 function warningsOf(plan: Omit<MemoryPlan, "warnings">, trainedContext: number): string[] {
   const { totalBytes, snapshots, options } = plan;
   const warnings: string[] = [];
-  const machineBytes = Math.min(totalmem(), process.constrainedMemory() || Infinity);
-  if (totalBytes > machineBytes) {
-    warnings.push(`it takes ${formatBytes(totalBytes)}, and this machine has ${formatBytes(machineBytes)}`);
+  const machine = machineBytes();
+  if (totalBytes > machine) {
+    warnings.push(`it takes ${formatBytes(totalBytes)}, and this machine has ${formatBytes(machine)}`);
   }
   if (options.context > trainedContext) {
     warnings.push(`the context is ${options.context}, and the model was trained for ${trainedContext} positions`);

@@ -1,4 +1,5 @@
 /** Ways to write a plugin wrongly. Each gives parts of a definition, or a damaged file, drawn at random. */
+import { totalmem } from "node:os";
 import { attention, matrix, recurrent, shared, table, vector, type Graph, type Operand, type Tensor } from "ggstrata";
 import {
   good,
@@ -418,6 +419,18 @@ const graphs: readonly Way[] = [
       return oddGraph(g, w, handles);
     };
     return { what: `a memory that is ${show(memory)}`, parts: { ...good, graph } };
+  },
+  () => {
+    // As much as the machine has, all needed at once.
+    const count = Math.ceil(totalmem() / 2 ** 32) + 2;
+    const hook: Hook = (at, tensor, g) => {
+      if (at !== "x") return tensor;
+      const huge = [g.repeat(g.sumRows(tensor), 2 ** 20, 2 ** 10)];
+      for (let i = 1; i < count; i += 1) huge.push(g.sqr(huge[i - 1] as Tensor));
+      const sum = huge.reduce((total, one) => g.add(one, total));
+      return g.add(tensor, g.view(sum, [...tensor.shape]));
+    };
+    return { what: "more than the machine's memory", parts: hooked(hook) };
   },
   () => {
     let factor = 1;
