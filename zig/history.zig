@@ -101,8 +101,14 @@ pub const History = struct {
 
     /// Makes this the first `count` tokens of another.
     pub fn assign(history: *History, gpa: std.mem.Allocator, other: *const History, count: u32) error{OutOfMemory}!void {
-        assert(count <= other.len());
-        try history.entries.resize(gpa, count);
+        try history.entries.ensureTotalCapacity(gpa, count);
+        history.assign_reserved(other, count);
+    }
+
+    /// As `assign`, where there is room for so many.
+    pub fn assign_reserved(history: *History, other: *const History, count: u32) void {
+        assert(count <= other.len() and count <= history.entries.capacity);
+        history.entries.len = count;
         inline for (.{ .token, .position, .hash }) |field| {
             @memcpy(history.entries.items(field), other.entries.items(field)[0..count]);
         }

@@ -222,10 +222,10 @@ pub const Memory = struct {
             });
         }
         for (memory.pools) |*pool| try pool.remove(index, p0, p1);
-        try memory.pack(index);
         const history = &memory.histories[index];
         history.remove(p0, p1);
         for (memory.pools) |*pool| pool.set_stamp(index, history.stamp());
+        try memory.pack(index);
     }
 
     /// Closes the gaps that a cut left in a holder's blocks.
@@ -502,7 +502,7 @@ pub const Memory = struct {
             }
             for (run.marks) |mark| {
                 const count = history.count_before(mark.position);
-                memory.histories[mark.holder].assign(memory.gpa, history, count) catch unreachable; // reserved
+                memory.histories[mark.holder].assign_reserved(history, count);
                 memory.settle_snapshot(mark.holder);
             }
         }
