@@ -2,7 +2,6 @@ import { conversionTypes, convertModel } from "../convert/index.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
-import { openPlugins } from "./open.ts";
 import { choice, flag, name, requiredName } from "./options.ts";
 import { Progress } from "./output.ts";
 import { UsageError } from "./usage.ts";
@@ -31,11 +30,10 @@ JSON: {"path", "architecture", "type", "tensors": count, "bytes"}
   async run({ values, positionals, output }) {
     const [folder] = positionals;
     if (folder === undefined || folder === "") throw new UsageError("DIR is empty; give the folder of a checkpoint");
-    const plugins = await openPlugins(values);
     return await interruptible(async (signal) => {
       using progress = new Progress(output);
       const conversion = await convertModel(folder, values.out, {
-        plugins,
+        plugins: values.plugin,
         type: values.type,
         overwrite: values.force,
         name: values.name,

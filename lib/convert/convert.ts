@@ -2,13 +2,14 @@ import { basename, resolve } from "node:path";
 import { StrataError } from "../errors.ts";
 import { GgufWriter, plainMetadata, type GgufMetadata, type WrittenType } from "../gguf/index.ts";
 import type { Architecture } from "../model/architecture.ts";
-import { builtinArchitectures } from "../model/registry.ts";
+import { readArchitecture } from "../model/read.ts";
+import { Registry, type Plugin } from "../model/registry.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { readConfig } from "./config.ts";
 import { elementsOf, type LazyTensor } from "./lazy-tensor.ts";
 import type { HuggingFaceConfig, HuggingFaceMapping } from "./mapping.ts";
 import { encodeNumbers } from "./number-types.ts";
-import { makeTensor, planTensors, type PlannedTensor } from "./plan.ts";
+import { makeTensor, partOf, planTensors, type PlannedTensor } from "./plan.ts";
 import { readTokenizer } from "./tokenizer.ts";
 
 /** Types that a converted model's matrices can have, and llama.cpp's number of such a file. */
@@ -19,8 +20,8 @@ export const conversionTypes = Object.keys(fileTypes) as readonly WrittenType[];
 export interface ConvertOptions {
   /** The type of matrices: what most of the checkpoint's numbers have. Norms and other small tensors are always f32. */
   readonly type?: WrittenType | undefined;
-  /** Architectures besides the built-in ones. */
-  readonly plugins?: readonly Architecture[] | undefined;
+  /** Architectures besides the built-in ones: objects, paths of files, names of packages. */
+  readonly plugins?: readonly Plugin[] | undefined;
   /** Whether a file of this name is replaced: false. */
   readonly overwrite?: boolean | undefined;
   /** `general.name`: the name of the checkpoint's folder. */
@@ -66,7 +67,7 @@ export async function convertModel(folder: string, path: string, options: Conver
   const metadata = await readMetadata(folder, config, architecture, mapping, type, options);
   const converted = plainMetadata(`${config.file}, as converted`, metadata);
   const name = converted.string("general.architecture");
-  const { weights } = architecture.read(converted);
+  const { weights } = readArchitecture(architecture, converted);
   const tensors = planTensors({ architecture: name, weights, mapping, config, checkpoint, type });
   options.signal?.throwIfAborted();
   await using writer = await GgufWriter.create(path, { metadata, tensors, overwrite: options.overwrite ?? false });
@@ -81,11 +82,12 @@ interface FoundMapping {
 }
 
 /** The mapping for what the configuration names: the caller's plugins first, then the built-in ones. */
-async function findMapping(config: HuggingFaceConfig, plugins: readonly Architecture[]): Promise<FoundMapping> {
+async function findMapping(config: HuggingFaceConfig, plugins: readonly Plugin[]): Promise<FoundMapping> {
   const names = config.strings("architectures");
-  const known = [...plugins, ...(await builtinArchitectures())].flatMap((architecture) => {
-    return (architecture.huggingFace ?? []).map((mapping) => ({ architecture, mapping }));
-  });
+  const registry = await Registry.open(plugins);
+  const known = [...new Set(registry.names.map((name) => registry.get(name) as Architecture))].flatMap((architecture) =>
+    (architecture.huggingFace ?? []).map((mapping) => ({ architecture, mapping })),
+  );
   const found = known.find(({ mapping }) => mapping.architectures.some((name) => names.includes(name)));
   if (found !== undefined) return found;
   const convertible = known
@@ -118,7 +120,7 @@ async function readMetadata(
     "general.name": options.name ?? basename(resolve(folder)),
     "general.file_type": fileTypes[type],
     "general.quantization_version": 2,
-    ...mapping.metadata(config),
+    ...partOf(names[0] ?? "?", "metadata", config, () => mapping.metadata(config)),
   };
   const sizeKey = `${String(own["general.architecture"])}.vocab_size`;
   const size = plainMetadata(config.file, own).count(sizeKey, undefined) ?? config.count("vocab_size");

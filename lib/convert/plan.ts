@@ -1,10 +1,12 @@
 import { StrataError } from "../errors.ts";
 import type { TensorHead, WrittenType } from "../gguf/index.ts";
+import { runPart } from "../model/read.ts";
 import type { WeightSpec, WeightTree } from "../model/weights.ts";
+import { isRecord, shown } from "../shown.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { LazyTensor } from "./lazy-tensor.ts";
 import type { HuggingFaceConfig, HuggingFaceMapping } from "./mapping.ts";
-import { recipeOf, type TensorRecipe } from "./recipe.ts";
+import { recipeOf, TensorRecipe } from "./recipe.ts";
 
 /** The table of embeddings, which is the head too where a configuration ties the two. */
 const embeddings = "token_embd.weight";
@@ -33,24 +35,42 @@ export interface PlanInput {
 export function planTensors(input: PlanInput): PlannedTensor[] {
   const { mapping, config, checkpoint } = input;
   const specs = new Map(leavesOf(input.weights).map((spec) => [spec.name, spec]));
-  const table = Object.entries(mapping.tensors(config)).filter(([, source]) => source !== undefined);
+  const tensors = partOf(input.architecture, "tensors", config, () => mapping.tensors(config));
+  const table = Object.entries(tensors).filter(([, source]) => source !== undefined);
   checkNames(input, specs, new Set(table.map(([name]) => name)));
   const used = new Set<string>();
   const planned: PlannedTensor[] = [];
   for (const [name, source] of table) {
     const spec = specs.get(name) as WeightSpec;
-    const recipe = recipeOf(source as NonNullable<typeof source>);
+    if (typeof source !== "string" && !(source instanceof TensorRecipe)) {
+      const sentence = `huggingFace.tensors of "${input.architecture}" gives ${shown(source)} for "${name}"`;
+      throw new StrataError("invalid_argument", `${sentence}; give a name or a recipe`);
+    }
+    const recipe = recipeOf(source);
     for (const from of recipe.sources) used.add(from);
     if (isWanted(spec, recipe, input)) planned.push(plan(spec, recipe, input));
   }
   const ignored = [...(mapping.unused ?? []), /\.rotary_emb\.inv_freq$/];
   const left = checkpoint.names.filter((name) => !used.has(name) && !ignored.some((pattern) => pattern.test(name)));
   if (left.length === 0) return planned;
-  const shown = left.slice(0, 5).join(", ") + (left.length > 5 ? ` and ${left.length - 5} more` : "");
+  const listed = left.slice(0, 5).join(", ") + (left.length > 5 ? ` and ${left.length - 5} more` : "");
   throw new StrataError(
     "bad_format",
-    `${config.file}: the checkpoint has tensors that "${input.architecture}" does not know what to do with: ${shown}`,
+    `${config.file}: the checkpoint has tensors that "${input.architecture}" does not know what to do with: ${listed}`,
   );
+}
+
+/** What one function of a mapping gives: a record, or an error that names the architecture and the function. */
+export function partOf<T extends object>(
+  architecture: string,
+  part: "metadata" | "tensors",
+  { file }: HuggingFaceConfig,
+  run: () => T,
+): T {
+  const name = `huggingFace.${part}`;
+  const result = runPart(architecture, name, file, run);
+  if (isRecord(result)) return result;
+  throw new StrataError("invalid_argument", `${name} of "${architecture}" gives ${shown(result)}; give an object`);
 }
 
 /** The tensors that a recipe is made of, and what it makes. */

@@ -182,7 +182,7 @@ describe("a mapping that disagrees with the declaration", () => {
     ...madeMix,
     huggingFace: [{ ...mapping, ...change }],
   });
-  test.each<[string, Partial<HuggingFaceMapping>, string]>([
+  test.each<[string, Partial<HuggingFaceMapping>, string | RegExp]>([
     [
       "a name that is no weight",
       { tensors: (c) => ({ ...mapping.tensors(c), "odd.weight": "embed.weight" }) },
@@ -202,6 +202,19 @@ describe("a mapping that disagrees with the declaration", () => {
       "a tensor that is not used",
       { unused: [] },
       "does not know what to do with: layers.0.aux_loss, layers.1.aux_loss",
+    ],
+    ["no table", { tensors: () => null as never }, 'huggingFace.tensors of "made-mix" gives null; give an object'],
+    ["no values", { metadata: () => 5 as never }, 'huggingFace.metadata of "made-mix" gives 5; give an object'],
+    ["a promise", { metadata: (async () => ({})) as never }, "huggingFace.metadata"],
+    [
+      "what is no source",
+      { tensors: (c) => ({ ...mapping.tensors(c), steps: 5 as never }) },
+      'huggingFace.tensors of "made-mix" gives 5 for "steps"; give a name or a recipe',
+    ],
+    [
+      "a mistake in its code",
+      { tensors: () => (undefined as unknown as { x: { y: never } }).x.y },
+      /made-mix: huggingFace\.tensors: .*undefined/,
     ],
     ["a key that the configuration lacks", { metadata: (c) => ({ x: c.count("odd") }) }, 'lacks the key "odd"'],
   ])("%s", async (_, change, message) => {
