@@ -247,7 +247,9 @@ export class Graph {
    */
   view(a: Operand, shape: readonly number[], offset = 0, strides: readonly number[] = []): Tensor {
     const own = this.tensor("view", "a", a).strides;
-    const nb = [strides[0] ?? own[1], strides[1] ?? own[2], strides[2] ?? own[3]];
+    // Of one element a stride says nothing, and a large tensor's is too long to be said.
+    const step = (i: 1 | 2 | 3) => ((shape[i] ?? 1) === 1 ? 0 : (strides[i - 1] ?? own[i]));
+    const nb = [step(1), step(2), step(3)];
     return this.op("view", [a], [...this.four("view", shape), ...nb, offset]);
   }
 

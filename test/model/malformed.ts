@@ -296,7 +296,7 @@ const replacements: Readonly<Record<string, (t: Tensor, g: Graph) => unknown>> =
   "a view before it": (t, g) => g.view(t, [4], -64),
   "a view of nothing": (t, g) => g.view(t, [0]),
   "a view of NaN": (t, g) => g.view(t, [4], NaN),
-  "strides beyond": (t, g) => g.view(t, [...t.shape], 0, [2 ** 33, 4, 4]),
+  "strides beyond": (t, g) => g.view(t, [2, 2, 2], 0, [2 ** 33, 4]),
   "a slice beyond": (t, g) => g.slice(t, t.shape[0], 8),
   "a reshape to more": (t, g) => g.reshape(t, ...t.shape, 2),
   "a reshape to NaN": (t, g) => g.reshape(t, NaN, 8),
@@ -428,7 +428,7 @@ const graphs: readonly Way[] = [
       const huge = [g.repeat(g.sumRows(tensor), 2 ** 20, 2 ** 10)];
       for (let i = 1; i < count; i += 1) huge.push(g.sqr(huge[i - 1] as Tensor));
       const sum = huge.reduce((total, one) => g.add(one, total));
-      return g.add(tensor, g.view(sum, [...tensor.shape]));
+      return g.add(tensor, g.view(g.sumRows(sum), [1, 1]));
     };
     return { what: "more than the machine's memory", parts: hooked(hook) };
   },
@@ -455,7 +455,8 @@ const graphs: readonly Way[] = [
 const generating: readonly Way[] = [
   (pick) => {
     const tensor = pick(["embedding", "norm", "head", "q", "k", "v", "input", "convolution", "a", "output", "q2"]);
-    const value = pick([NaN, Infinity, -Infinity]);
+    // A decay of nothing at all is one too.
+    const value = pick(tensor === "a" ? [NaN, Infinity] : [NaN, Infinity, -Infinity]);
     const damage = (name: string, values: Float32Array) => {
       if (name === tensor) values.fill(value);
     };
