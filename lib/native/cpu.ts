@@ -2,6 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 
 /** Linux's names for CPU features, where they differ from the compiler's. */
 const kernelNames: Record<string, string> = {
+  bmi: "bmi1",
+  lzcnt: "abm",
   avx512vnni: "avx512_vnni",
   avx512bf16: "avx512_bf16",
   avx512vbmi2: "avx512_vbmi2",
@@ -15,7 +17,7 @@ const kernelNames: Record<string, string> = {
 
 /** Features worth naming: those whose absence ends the process with an illegal instruction. */
 const checkedFeatures = new Set([
-  ...["avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
+  ...["avx", "avx2", "fma", "f16c", "bmi2", "movbe", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
   ...["avx512ifma", "avx512vbmi", ...Object.keys(kernelNames)],
 ]);
 

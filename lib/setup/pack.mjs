@@ -1,6 +1,15 @@
 // @ts-check
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { childEnvironment, runQuietly } from "./command.mjs";
 import { SetupError } from "./errors.mjs";
@@ -189,7 +198,12 @@ ${entries.join("\n")}
  * @param {string} zig
  */
 function thirdPartyLicences({ ggml }, zig) {
-  const toolchain = dirname(zig);
+  const toolchain = dirname(realpathSync(zig));
+  if (!existsSync(join(toolchain, "LICENSE"))) {
+    throw new SetupError(
+      `${toolchain} has no LICENSE, which the packages must carry: take zig off PATH, so that set-up fetches a whole one.`,
+    );
+  }
   const llamafile = readFileSync(join(ggml, "src", "ggml-cpu", "llamafile", "sgemm.cpp"), "utf8");
   const header = /^(\/\/.*\n)+/.exec(llamafile)?.[0].replace(/^\/\/ ?/gm, "") ?? "";
   const parts = {
