@@ -1,6 +1,15 @@
 /** The packages: what is in them, and that someone who has nothing but them can use them. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { bestLibrary, type PlatformLibrary } from "../../lib/native/platform-package.ts";
 import { filesBelow, statOf } from "../../lib/setup/files.mjs";
@@ -241,6 +250,21 @@ for await (const event of model.events(prompt.split(",").map(Number), options)) 
       expect(await outsider.run("bun", build)).toMatchObject({ code: 0 });
       const bundle = join(outsider.path, "bundle", "script.js");
       expect(await outsider.run("bun", [bundle, model, greedy.prompt.join(",")], {}, outsider.path)).toEqual(done);
+    });
+
+    test("say on which machines they run, on others", async () => {
+      const load = `const { loadModel } = await import("ggstrata");\nawait loadModel(${JSON.stringify(model)});\n`;
+      outsider.file("app/arm.ts", `Object.defineProperty(process, "arch", { value: "arm64" });\n${load}`);
+      const { stderr } = await outsider.run("bun", ["arm.ts"]);
+      expect(stderr).toContain(
+        "there is no package of the native library for linux-arm64 (only for linux-x64); build it",
+      );
+      // A process that has mapped musl's C library, by its name.
+      const musl = join(outsider.path, "libc.musl-x86_64.so.1");
+      copyFileSync(join(modules, platformName, "libstrata-baseline.so"), musl);
+      const open = `dlopen(${JSON.stringify(musl)}, { strata_library_info: { args: ["ptr"], returns: "i32" } });`;
+      outsider.file("app/musl.ts", `import { dlopen } from "bun:ffi";\n${open}\n${load}`);
+      expect((await outsider.run("bun", ["musl.ts"])).stderr).toContain(`${platformName} is built for glibc`);
     });
 
     test("say what to install where they do not fit together", async () => {

@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { checkout } from "../../lib/setup/paths.mjs";
-import { node, outcomeOf, patience_ms } from "./folder.ts";
+import { Folder, node, outcomeOf, patience_ms } from "./folder.ts";
 
 setDefaultTimeout(patience_ms);
 
@@ -39,6 +39,14 @@ test("the installed command finds Bun and passes on how it ended", async () => {
   const outcome = await outcomeOf(node, [join(checkout, "lib", "cli", "bin.mjs"), "no-such-verb"]);
   expect(outcome.code).toBe(2);
   expect(outcome.stdout).toBe("");
+});
+
+test("the installed command says that Bun is missing", async () => {
+  using folder = new Folder();
+  const bin = join(checkout, "lib", "cli", "bin.mjs");
+  const outcome = await outcomeOf(node, [bin, "--version"], { PATH: folder.programs("sh") });
+  expect(outcome).toMatchObject({ code: 1, stdout: "" });
+  expect(outcome.stderr).toMatch(/^strata runs on Bun, which is not on PATH: install it.*\n$/);
 });
 
 test("strata in a checkout that is set up writes nothing of its own", async () => {
