@@ -1,6 +1,6 @@
 import type { LayerMemory, MemoryRecord } from "../memory/declaration.ts";
 
-/** A layer's memory as a graph reaches it: pass it to `attend`, `convolve` or `scan`. */
+/** A layer's memory as a graph reaches it: for `attend`, or for the operations that advance its states. */
 export interface MemoryHandle {
   readonly layer: number;
   readonly name: string;

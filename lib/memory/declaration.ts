@@ -116,8 +116,10 @@ export type StateSpec = readonly number[] | { readonly shape: readonly number[];
 
 export interface RecurrentOptions {
   /**
-   * Numbers a token that the operations on these states take in (of a convolution its input, of a scan what is no part
-   * of that convolution's output). With it, taking tokens back needs one state and a log instead of a state for each.
+   * Numbers a token that the operations on these states take in: of `convolve` and `previous` the channels; of
+   * `linearRecurrence` twice those; of `scan`, `scanMamba1`, `deltaNet`, `wkv6` and `wkv7` what they are given, less q, r, C
+   * and what is a slice of a convolution's result on the same memory. With it, taking tokens back needs one state and a
+   * log instead of a state for each. A wrong count is refused, with the right one.
    */
   readonly inputs?: number | undefined;
 }

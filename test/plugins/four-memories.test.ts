@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadModel, planMemory, recurrent, type LoadOptions, type Model, type Sequence } from "ggstrata";
+import { testArchitecture } from "ggstrata/testing";
 import { Folder, refusal, someTokens } from "../model/help.ts";
 import { quartet as sums } from "./four-memories-scalar.ts";
 import { quartet } from "./four-memories.ts";
@@ -192,3 +193,6 @@ describe("a record written by hand", () => {
     expect(error.message).toContain("quartet.block_kinds");
   });
 });
+
+// As its author would.
+testArchitecture(quartet);

@@ -34,6 +34,24 @@ export const quartet = defineArchitecture({
   apiVersion: 1,
   names: ["quartet"],
 
+  example: {
+    "quartet.vocab_size": 96,
+    "quartet.context_length": 256,
+    "quartet.block_count": 5,
+    "quartet.block_kinds": ["full", "delta", "echo", "chunk", "reader"],
+    "quartet.embedding_length": 40,
+    "quartet.feed_forward_length": 50,
+    "quartet.attention.layer_norm_rms_epsilon": 1e-5,
+    "quartet.attention.head_count": 4,
+    "quartet.attention.head_count_kv": 2,
+    "quartet.attention.chunk_size": 16,
+    "quartet.ssm.group_count": 2,
+    "quartet.ssm.time_step_rank": 4,
+    "quartet.ssm.state_size": 8,
+    "quartet.ssm.head_size": 10,
+    "quartet.ssm.conv_kernel": 3,
+  },
+
   config: readConfig,
 
   memory: (c) => c.kinds.map((kind) => declare(c, kind)),
