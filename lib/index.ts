@@ -36,6 +36,7 @@ export {
   type Mamba2Shape,
 } from "./model/block-weights.ts";
 export {
+  gatedDeltaConfig,
   guessingTensors,
   layerCount,
   mamba2Config,

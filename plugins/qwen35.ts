@@ -2,6 +2,7 @@ import {
   attention,
   attentionWeights,
   defineArchitecture,
+  gatedDeltaConfig,
   gatedDeltaMemory,
   gatedDeltaNet,
   gatedDeltaWeights,
@@ -90,9 +91,6 @@ function readConfig(m: Metadata) {
     const sentence = `"${key("rope.dimension_sections")}" turns by a fourth part of positions, which text has not`;
     throw new StrataError("unsupported", `${m.file}: ${sentence}`);
   }
-  const keyHeads = m.count(key("ssm.group_count"));
-  const valueHeads = m.count(key("ssm.time_step_rank"));
-  share(m, `"${key("ssm.time_step_rank")}"`, valueHeads, keyHeads);
   return {
     vocabulary: vocabularySize(m, "qwen35"),
     contextLength: m.count(key("context_length")),
@@ -106,13 +104,7 @@ function readConfig(m: Metadata) {
     valueDim: keyDim,
     rope: ropeOptions(m, "qwen35", keyDim),
     // delta net
-    net: {
-      keyHeads,
-      valueHeads,
-      keyDim: m.count(key("ssm.state_size")),
-      valueDim: share(m, `"${key("ssm.inner_size")}"`, m.count(key("ssm.inner_size")), valueHeads),
-      taps: m.count(key("ssm.conv_kernel")),
-    },
+    net: gatedDeltaConfig(m, "qwen35"),
   };
 }
 

@@ -4,6 +4,7 @@ import {
   defineArchitecture,
   expertRouting,
   expertWeights,
+  gatedDeltaConfig,
   gatedDeltaMemory,
   gatedDeltaNet,
   gatedDeltaWeights,
@@ -95,9 +96,6 @@ function readConfig(m: Metadata) {
   const heads = m.count(key("attention.head_count"));
   const keyDim = m.count(key("attention.key_length"), undefined) ?? share(m, "heads", width, heads);
   supportsOnly(m, key("attention.value_length"), keyDim);
-  const keyHeads = m.count(key("ssm.group_count"));
-  const valueHeads = m.count(key("ssm.time_step_rank"));
-  share(m, `"${key("ssm.time_step_rank")}"`, valueHeads, keyHeads);
   const hidden = m.count(key("feed_forward_length"), 0);
   return {
     vocabulary: vocabularySize(m, "qwen3next"),
@@ -112,13 +110,7 @@ function readConfig(m: Metadata) {
     valueDim: keyDim,
     rope: ropeOptions(m, "qwen3next", keyDim),
     // delta net
-    net: {
-      keyHeads,
-      valueHeads,
-      keyDim: m.count(key("ssm.state_size")),
-      valueDim: share(m, `"${key("ssm.inner_size")}"`, m.count(key("ssm.inner_size")), valueHeads),
-      taps: m.count(key("ssm.conv_kernel")),
-    },
+    net: gatedDeltaConfig(m, "qwen3next"),
     // experts
     hidden: m.count(key("expert_feed_forward_length")),
     sharedHidden: m.count(key("expert_shared_feed_forward_length"), hidden),

@@ -1,4 +1,5 @@
 import { StrataError } from "../errors.ts";
+import type { GatedDeltaShape } from "../graph/delta-blocks.ts";
 import type { RopeScaling } from "../graph/rope.ts";
 import type { Metadata } from "./metadata.ts";
 
@@ -144,6 +145,20 @@ export function mamba2Config(metadata: Metadata, architecture: string) {
   share(metadata, `"${key("time_step_rank")}"`, heads, groups);
   const stateSize = metadata.count(key("state_size"));
   return { inner, heads, groups, stateSize, taps: tapCount(metadata, key("conv_kernel")) };
+}
+
+/** Sizes of a gated delta net by `<architecture>.ssm.*`, checked: value heads share the key heads and the width evenly. */
+export function gatedDeltaConfig(metadata: Metadata, architecture: string): GatedDeltaShape {
+  const key = (name: string) => `${architecture}.ssm.${name}`;
+  const [keyHeads, valueHeads] = [metadata.count(key("group_count")), metadata.count(key("time_step_rank"))];
+  share(metadata, `"${key("time_step_rank")}"`, valueHeads, keyHeads);
+  return {
+    keyHeads,
+    valueHeads,
+    keyDim: metadata.count(key("state_size")),
+    valueDim: share(metadata, `"${key("inner_size")}"`, metadata.count(key("inner_size")), valueHeads),
+    taps: tapCount(metadata, key("conv_kernel")),
+  };
 }
 
 /** Taps of a causal convolution. Throws where they are fewer than two, which would leave nothing to remember. */
