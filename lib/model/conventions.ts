@@ -88,7 +88,7 @@ export interface RopeOfFile extends RopeScaling {
 
 /**
  * How queries and keys are rotated, but for the mode: `<architecture>.rope.dimension_count`, `freq_base`, and `scaling.*`
- * of the types "none", "linear" and "yarn". `headDim` elements are rotated where no key says how many, and by `usualBase` where none says it.
+ * of the types "none", "linear" and "yarn". Where no key says it, `headDim` elements are rotated, and by `usualBase`.
  * Throws on kinds of scaling that Strata does not compute.
  */
 export function ropeOptions(metadata: Metadata, architecture: string, headDim: number, usualBase = 10000): RopeOfFile {
