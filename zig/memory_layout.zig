@@ -110,8 +110,9 @@ pub const Layout = struct {
             if (d.shared_from >= 0) continue;
             layout.bytes_per_snapshot += layout.pools[pool].snapshot_bytes(d);
         }
-        if (layout.bytes_per_snapshot == 0) return;
-        layout.snapshots = @intCast(@min(snapshots_max, budget / layout.bytes_per_snapshot));
+        // Of a model without memories, a snapshot is its tokens.
+        const room = if (layout.bytes_per_snapshot > 0) budget / layout.bytes_per_snapshot else if (budget > 0) @as(u64, snapshots_max) else 0;
+        layout.snapshots = @intCast(@min(snapshots_max, room));
         for (layout.pools) |*pool| pool.set_snapshots(layout.snapshots);
     }
 
