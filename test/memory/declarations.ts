@@ -37,13 +37,29 @@ const large: RecurrentPart = {
   scans: [{ heads: 4, headDim: 4, groups: 1, stateSize: 16 }],
   logged: true,
 };
+/** What a block of 32 numbers is quantised together of. */
+const blocky: AttentionPart = {
+  ...full,
+  heads: 2,
+  keyDim: 32,
+  valueDim: 32,
+  rope: { mode: "neox", base: 100, dims: 32 },
+};
+/** Heads of all numbers, none of their sizes a power of two. */
+const odd = ([1, 2, 3, 4, 5] as const).map((heads): AttentionPart => ({
+  kind: "attention",
+  heads,
+  group: (heads % 3) + 1,
+  keyDim: 2 * heads + 1,
+  valueDim: 11 - 2 * heads,
+}));
 const budget = 300_000;
 
 export const declarations: readonly Declared[] = [
   {
     name: "full attention",
     layers: [[full], [], [plain]],
-    options: { kv: "f32", batch: 24, snapshotBytes: budget },
+    options: { kv: "f32", batch: 9, snapshotBytes: budget },
   },
   {
     name: "two windows, full, two shapes of states, nothing, shared",
@@ -53,7 +69,7 @@ export const declarations: readonly Declared[] = [
   {
     name: "windows only",
     layers: [[narrow], [wide], [{ ...plain, window: 1 }]],
-    options: { kv: "f32", batch: 16, snapshotBytes: budget },
+    options: { kv: "f32", batch: 6, snapshotBytes: budget },
   },
   {
     name: "windows that can be taken back",
@@ -63,7 +79,7 @@ export const declarations: readonly Declared[] = [
   {
     name: "states with logs",
     layers: [[large], [{ ...large, scans: [{ heads: 2, headDim: 8, groups: 2, stateSize: 12 }], bypass: true }], []],
-    options: { batch: 20, rollback: 8, snapshotBytes: budget },
+    options: { batch: 8, rollback: 8, snapshotBytes: budget },
   },
   {
     name: "states that are kept, one of them f16",
@@ -83,7 +99,7 @@ export const declarations: readonly Declared[] = [
   {
     name: "chunks and full attention",
     layers: [[chunked], [full], [first]],
-    options: { kv: "f32", batch: 24, rollback: 8, snapshotBytes: budget },
+    options: { kv: "f32", batch: 7, rollback: 8, snapshotBytes: budget },
   },
   {
     name: "symmetric windows",
@@ -106,7 +122,7 @@ export const declarations: readonly Declared[] = [
   {
     name: "streams of their own with states",
     layers: [[full], [narrow], [large], [double]],
-    options: { kv: "f32", batch: 24, rollback: 3, streams: "separate", snapshotBytes: budget, threads: 2 },
+    options: { kv: "f32", batch: 11, rollback: 3, streams: "separate", snapshotBytes: budget, threads: 2 },
   },
   {
     name: "streams of their own",
@@ -121,7 +137,7 @@ export const declarations: readonly Declared[] = [
   {
     name: "few cells",
     layers: [[full], [wide]],
-    options: { kv: "f32", batch: 24, cells: 192, rollback: 3, snapshotBytes: budget },
+    options: { kv: "f32", batch: 8, cells: 192, rollback: 3, snapshotBytes: budget },
   },
   {
     name: "other heads in each layer, several memories in one, f16",
@@ -142,5 +158,91 @@ export const declarations: readonly Declared[] = [
     name: "no memory at all",
     layers: [[], []],
     options: { batch: 24, snapshotBytes: budget },
+  },
+  {
+    name: "a window of one, one of two and one beyond the context",
+    layers: [[{ ...full, window: 1 }], [{ ...plain, window: 2 }], [{ ...full, heads: 1, window: 1000 }], [mamba]],
+    options: { kv: "f32", batch: 17, rollback: 2, snapshotBytes: budget },
+  },
+  {
+    name: "chunks of one and of seven",
+    layers: [[{ ...full, chunk: 7 }], [{ ...plain, chunk: 1 }], [{ ...full, heads: 1, chunk: 500 }]],
+    options: { kv: "f32", batch: 24, rollback: 5, snapshotBytes: budget },
+  },
+  {
+    name: "symmetric windows of one and of three, and states",
+    layers: [[{ ...full, symmetric: 3 }], [{ ...plain, symmetric: 1 }], [short], [{ ...full, symmetric: 1000 }]],
+    options: { kv: "f32", batch: 24, rollback: 4, snapshotBytes: budget },
+  },
+  {
+    name: "one to five heads of odd sizes",
+    layers: [...odd.map((part): Layer => [part]), odd.map((part) => ({ ...part, window: 3 * part.heads }))],
+    options: { kv: "f32", batch: 24, rollback: 3, snapshotBytes: budget },
+  },
+  {
+    name: "several states in one layer, two of them with f16 convolutions",
+    layers: [
+      [{ ...double, half: true }, mamba, short, { ...short, half: true, channels: 5 }],
+      [large, mamba],
+    ],
+    options: { batch: 24, rollback: 4, snapshotBytes: budget },
+  },
+  {
+    name: "memories that several layers share",
+    layers: [[narrow, plain], [], [{ kind: "shared", layer: 0, part: 1 }, first], [mamba], [first], [first, full]],
+    options: { kv: "f32", batch: 24, rollback: 2, snapshotBytes: budget },
+  },
+  {
+    name: "batches of one",
+    layers: [[full], [narrow], [large], [double]],
+    options: { kv: "f32", batch: 1, rollback: 2, snapshotBytes: budget },
+  },
+  {
+    name: "sequences of several blocks",
+    layers: [[full], [{ ...plain, window: 70 }], [{ ...full, heads: 1, chunk: 64 }]],
+    options: { kv: "f32", context: 400, batch: 20, rollback: 6, snapshotBytes: 4 * budget },
+  },
+  {
+    name: "sequences of several blocks with states",
+    layers: [[full], [mamba], [{ ...plain, window: 64 }], [large]],
+    options: { kv: "f32", context: 330, batch: 64, rollback: 16, snapshotBytes: 4 * budget },
+  },
+  {
+    name: "sequences of several blocks in streams of their own, few at once",
+    layers: [[full], [{ ...plain, window: 130 }], [large]],
+    options: { kv: "f32", context: 260, batch: 130, streams: "separate", rollback: 3, snapshotBytes: 4 * budget },
+  },
+  {
+    name: "sequences of several blocks and few cells",
+    layers: [[full], [{ ...plain, window: 64 }], [mamba]],
+    options: { kv: "f32", context: 300, batch: 12, cells: 512, rollback: 1, snapshotBytes: 2 * budget },
+  },
+  {
+    name: "keys without values in whole windows",
+    layers: [
+      [{ ...plain, keyDim: 8, valueDim: 5, keysOnly: true, window: 6 }],
+      [{ ...full, valueDim: 8, keysOnly: true }],
+    ],
+    options: { kv: "f32", batch: 24, wholeWindows: true, rollback: 3, snapshotBytes: budget },
+  },
+  {
+    name: "bf16, and states whose snapshots are f16",
+    layers: [[full], [narrow], [mamba], [large]],
+    options: { kv: "bf16", batch: 24, rollback: 3, snapshotType: "f16", snapshotBytes: budget },
+  },
+  {
+    name: "q8_0",
+    layers: [[blocky], [{ ...blocky, heads: 1, window: 20 }], [mamba]],
+    options: { kv: "q8_0", batch: 24, rollback: 3, snapshotBytes: 4 * budget },
+  },
+  {
+    name: "q4_0",
+    layers: [[{ ...blocky, heads: 1 }], [{ ...blocky, chunk: 16 }], [short]],
+    options: { kv: "q4_0", batch: 24, rollback: 3, streams: "separate", snapshotBytes: 4 * budget },
+  },
+  {
+    name: "keys without values, q8_0",
+    layers: [[{ ...blocky, keysOnly: true }], [{ ...blocky, heads: 1, group: 3, keysOnly: true, window: 9 }]],
+    options: { kv: "q8_0", batch: 24, snapshotBytes: 4 * budget },
   },
 ];

@@ -46,10 +46,14 @@ function worst(...verdicts: readonly Verdict[]): Verdict {
 export class Naive {
   readonly rollback: number;
   readonly batch: number;
-  /** Windows that let go what is no longer seen. */
+  /** Positions that a sequence may reach. */
+  readonly context: number;
+  readonly hasAttention: boolean;
+  readonly hasStates: boolean;
+  readonly hasMemory: boolean;
   private readonly windows: readonly AttentionPart[];
-  private readonly hasStates: boolean;
-  private readonly hasMemory: boolean;
+  /** Windows let go what is no longer seen. */
+  private readonly letsGo: boolean;
   /** Keys that were changed behind their rotary embedding cannot be turned on. */
   private readonly cannotTurn: boolean;
 
@@ -57,12 +61,15 @@ export class Naive {
     const parts = layers.flat();
     const attentions = parts.filter((part) => part.kind === "attention");
     const bounded = attentions.filter(({ window, chunk, symmetric }) => window ?? chunk ?? symmetric);
-    this.windows = options.wholeWindows ? [] : bounded;
+    this.windows = bounded;
+    this.letsGo = !options.wholeWindows;
+    this.hasAttention = attentions.length > 0;
     this.hasStates = parts.some(({ kind }) => kind === "recurrent");
     this.hasMemory = parts.length > 0;
     this.cannotTurn = attentions.some(({ keyScale, rope }) => keyScale !== undefined && rope !== undefined);
     this.rollback = options.rollback ?? 0;
-    this.batch = options.batch ?? context;
+    this.context = options.context ?? context;
+    this.batch = Math.min(options.batch ?? this.context, this.context);
   }
 
   get empty(): Held {
@@ -137,6 +144,7 @@ export class Naive {
 
   /** Windows let go what no later token sees, even after so many have been taken back. */
   private letGo(held: Held, rollback: number): Held {
+    if (!this.letsGo) return held;
     const back = Math.max(0, this.position(held) - rollback);
     const lost = this.windows.map((window, i) => {
       const low = lowestSeen(window, back);
@@ -215,7 +223,7 @@ export class Naive {
     const result = { pairs: [...before, ...moved, ...behind], lost: held.lost, sure: 0 };
     const fits = (first: number, last: number) =>
       first >= 0 &&
-      last < context &&
+      last < this.context &&
       (before.length === 0 || (before.at(-1) as Pair).position < first) &&
       (behind.length === 0 || (behind[0] as Pair).position > last);
     if (inside.length === 0) return { verdict: "may", held: result };
@@ -225,7 +233,9 @@ export class Naive {
     const isWhole = inside.length === held.pairs.length;
     const states = this.hasStates && ("divide" in how || !isWhole) ? "refuse" : "must";
     const windows =
-      held.lost.some((count) => count > 0) || (this.windows.length > 0 && "divide" in how) ? "may" : "must";
+      held.lost.some((count) => count > 0) || (this.letsGo && this.windows.length > 0 && "divide" in how)
+        ? "may"
+        : "must";
     const verdict = worst(
       !cells ? "refuse" : range ? "must" : "may",
       states,

@@ -5,7 +5,6 @@
 import {
   bypassWidth,
   channelsOf,
-  context,
   owner,
   vocabulary,
   width,
@@ -36,7 +35,11 @@ export class Reference {
   /** What does not change from call to call: projections of tokens, keys at positions. */
   private readonly kept = new Map<string, Float64Array>();
 
-  constructor(private readonly model: MadeUpModel) {}
+  constructor(
+    private readonly model: MadeUpModel,
+    /** Positions there are. */
+    private readonly reach: number,
+  ) {}
 
   /** The logits of the pairs at the indices `wanted`, ascending, each of which sees those before it in the list. */
   logits(pairs: readonly Pair[], wanted: readonly number[]): Float64Array[] {
@@ -128,7 +131,7 @@ export class Reference {
   private turned(name: string, own: AttentionPart, token: number, position: number, heads: number): Float64Array {
     const vectors = Float64Array.from(this.project(name, token));
     if (own.rope === undefined) return vectors;
-    if (position < 0 || position >= context) throw new Error(`nothing stands at position ${position}`);
+    if (position < 0 || position >= this.reach) throw new Error(`nothing stands at position ${position}`);
     for (let h = 0; h < heads; h += 1) turn(vectors.subarray(h * own.keyDim, (h + 1) * own.keyDim), own.rope, position);
     return vectors;
   }

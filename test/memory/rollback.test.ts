@@ -122,5 +122,12 @@ describe.each(allFixtureNames)("%s", (name) => {
     using sequence = without.sequence();
     await sequence.feed(start);
     if (hasStates) expect(takeBack(sequence, 1)).toBe(false);
+    // Attention to all positions goes back by cutting them off.
+    if (without.memory.kind === "unified") {
+      expect(takeBack(sequence, 30)).toBe(true);
+      using fresh = without.sequence();
+      await fresh.feed(start.slice(0, -30));
+      expect(nmse(await probe(sequence), await probe(fresh))).toBeLessThanOrEqual(1e-8);
+    }
   });
 });

@@ -89,7 +89,7 @@ describe.each(allFixtureNames)("%s", (name) => {
     await sequence.feed(someTokens(30, 1));
     const before = model.counters();
     const signal = AbortSignal.abort();
-    expect(sequence.feed(someTokens(20, 2), { snapshots: [31, 40], signal })).rejects.toThrow();
+    await expect(sequence.feed(someTokens(20, 2), { snapshots: [31, 40], signal })).rejects.toThrow();
     expect(await refusal(sequence.feed(someTokens(60, 2), { snapshots: [31] }))).toBeInstanceOf(StrataError);
     expect(model.counters()).toMatchObject({
       freeBlocks: before.freeBlocks,

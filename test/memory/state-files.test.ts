@@ -243,7 +243,7 @@ describe("a save that fails", () => {
       expect((await refusal(sequence.save(bad))).code).toBe(code);
     }
     const signal = AbortSignal.abort(new Error("enough"));
-    expect(sequence.save(path, { signal })).rejects.toThrow("enough");
+    await expect(sequence.save(path, { signal })).rejects.toThrow("enough");
     expect(readFileSync(path)).toEqual(old);
     expect(readdirSync(folder).filter((name) => name.includes(".tmp"))).toEqual([]);
     expect(sequence.position).toBe(60);
