@@ -161,8 +161,9 @@ export class Naive {
     if (p0 <= first && (p1 < 0 || p1 >= this.position(held))) return { verdict: "must", held };
     const cut: Outcome = p1 < 0 ? { verdict: "must", held } : this.remove(held, p1, -1);
     const rest: Outcome = p0 <= 0 ? { verdict: "must", held: cut.held } : this.remove(cut.held, 0, p0);
-    // A state stands for all of a sequence. Of nothing there is none.
-    const states = !this.hasStates ? "must" : rest.held.pairs.length === 0 ? "may" : "refuse";
+    // A state stands for all of a sequence. Of a range in which nothing stands, the ends may count as if something did.
+    const isNothing = rest.held.pairs.length === 0;
+    const states = isNothing ? "may" : this.hasStates ? "refuse" : "must";
     return { verdict: worst(cut.verdict, rest.verdict, states), held: rest.held };
   }
 
