@@ -5,7 +5,7 @@ import { randomOf } from "../../model/help.ts";
 import type { Held } from "../naive.ts";
 import { fed } from "./changes.ts";
 import { feed } from "./feeds.ts";
-import type { Operation } from "./operations.ts";
+import { names, type Operation } from "./operations.ts";
 import type { World } from "./world.ts";
 
 type Of<Op extends Operation["op"]> = Extract<Operation, { op: Op }>;
@@ -79,9 +79,15 @@ export async function crowd(world: World, index: number): Promise<void> {
  */
 export async function corrupt(world: World, { slot, other, kind }: Of<"corrupt">): Promise<void> {
   const { naive } = world;
-  for (const index of slot === other ? [slot] : [slot, other]) await feed(world, fed(index, 2 + index));
   const [victim, source] = [world.slot(slot), world.slot(other)];
-  if (slot === other || [victim, source].some(({ held }) => isAtEnd(world, held))) return;
+  // States that were only taken back to are computed when they are wanted, whatever stands in their place.
+  const hasRoom = [victim, source].every(({ held }) => naive.position(held) + 2 + names < naive.context);
+  if (slot === other || !hasRoom) return;
+  for (const index of [slot, other]) {
+    const { feeds } = world.tally;
+    await feed(world, fed(index, 2 + index));
+    if (world.tally.feeds === feeds) return;
+  }
   const [a, b] = [victim.sequence.index, source.sequence.index];
   const engine = world.model["engine"];
   const isPlanted = (await world.attempt(async () => engine.plantFault(kind, a, b))) === undefined;
