@@ -121,6 +121,15 @@ pub const AttentionPool = struct {
             };
         }
 
+        /// Of those of one model, the rest is the same.
+        pub fn is_same(config: Config, other: Config) bool {
+            return config.extent == other.extent and config.window == other.window;
+        }
+
+        pub fn join(_: *Config, _: Config) void {
+            // They are the same in everything.
+        }
+
         pub fn cell_count(config: Config) u32 {
             return block_count(config) * block_cells;
         }

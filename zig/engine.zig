@@ -466,11 +466,19 @@ pub const Engine = struct {
             self.memory_mutex.unlock();
             return err;
         };
+        self.memory.is_computing = true;
         self.memory_mutex.unlock();
         defer batch.deinit();
+        defer self.end_computing();
         job.tokens.clearRetainingCapacity();
         try job.tokens.ensureTotalCapacity(self.gpa, job.requests.len);
         for (batch.sub_batches) |*sub_batch| try self.run_sub_batch(job, &batch, sub_batch);
+    }
+
+    fn end_computing(self: *Engine) void {
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        self.memory.is_computing = false;
     }
 
     fn run_sub_batch(self: *Engine, job: *Job, batch: *const batch_file.Batch, sub_batch: *const SubBatch) status.Error!void {

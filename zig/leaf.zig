@@ -176,6 +176,22 @@ pub const PoolConfig = union(declaration.Kind) {
         }
     }
 
+    /// Whether memories of these two share a pool. It depends on declarations alone: a saved state is read by pools that
+    /// go back in other ways.
+    pub fn is_same(config: PoolConfig, other: PoolConfig) bool {
+        if (std.meta.activeTag(config) != std.meta.activeTag(other)) return false;
+        switch (config) {
+            inline else => |own, tag| return own.is_same(@field(other, @tagName(tag))),
+        }
+    }
+
+    /// Makes a pool serve the memories of another that is the same.
+    pub fn join(config: *PoolConfig, other: PoolConfig) void {
+        switch (config.*) {
+            inline else => |*own, tag| own.join(@field(other, @tagName(tag))),
+        }
+    }
+
     pub fn cell_count(config: PoolConfig) u32 {
         switch (config) {
             inline else => |own| return own.cell_count(),

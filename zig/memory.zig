@@ -50,6 +50,8 @@ pub const Memory = struct {
     context: *c.ggml_context,
     buffer: c.ggml_backend_buffer_t,
     bytes: usize,
+    /// A batch is being computed for which room was counted: nobody else may take any until it has ended.
+    is_computing: bool = false,
     /// Bytes of states that steps have read and written, for whoever measures.
     state_bytes_moved: u64 = 0,
 
@@ -230,6 +232,7 @@ pub const Memory = struct {
 
     /// Closes the gaps that a cut left in a holder's blocks.
     pub fn pack(memory: *Memory, holder: u32) error{OutOfMemory}!void {
+        if (memory.is_computing) return;
         var changes: leaf.Changes = .{};
         defer changes.deinit(memory.gpa);
         for (memory.pools, 0..) |*pool, index| {
@@ -285,6 +288,7 @@ pub const Memory = struct {
     /// Refuses to copy a part that could not be cut out, before the destination has lost what it held.
     fn check_part(memory: *const Memory, source: u32, p0: i32, p1: i32) status.Error!void {
         const range = memory.bounds_of(source);
+        if (p1 >= 0 and memory.is_all(source, p1)) return;
         for (memory.pools) |*pool| {
             const cuts_tail = p1 >= 0 and p1 < range.end and !memory.is_all(source, p1);
             const tail = if (cuts_tail) pool.remove_refusal(source, memory.end_before(source, p1), std.math.maxInt(i32)) else null;

@@ -79,10 +79,11 @@ pub const Layout = struct {
                 pool_of[i] = pool_of[@intCast(d.shared_from)];
                 continue;
             }
-            // Memories that keep the same positions, and go back in the same way, share a pool.
             const wanted: PoolConfig = .init(d, config);
-            pool_of[i] = for (pools.items, 0..) |pool, index| {
-                if (std.meta.eql(pool, wanted)) break @intCast(index);
+            pool_of[i] = for (pools.items, 0..) |*pool, index| {
+                if (!pool.is_same(wanted)) continue;
+                pool.join(wanted);
+                break @intCast(index);
             } else added: {
                 try pools.append(gpa, wanted);
                 break :added @intCast(pools.items.len - 1);

@@ -69,6 +69,8 @@ pub const RecurrentPool = struct {
         rollback: u32 = 0,
         /// Snapshots hold their states in f16, elsewhere; cells are there for those that a batch is taking.
         half_snapshots: bool = false,
+        /// Bytes of one cell of each memory.
+        cell_bytes: usize = 0,
 
         pub fn check(d: MemoryDeclaration) status.Error!void {
             if (d.state_count < 1 or d.state_count > declaration.states_max) {
@@ -108,7 +110,17 @@ pub const RecurrentPool = struct {
                 .method = choose_method(d, config.rollback),
                 .rollback = config.rollback,
                 .half_snapshots = config.half_snapshots,
+                .cell_bytes = memory_layout.cell_bytes(d),
             };
+        }
+
+        pub fn is_same(config: Config, other: Config) bool {
+            return config.cell_bytes == other.cell_bytes;
+        }
+
+        /// States can always be kept, and not every memory can log.
+        pub fn join(config: *Config, other: Config) void {
+            if (other.method == .kept) config.method = .kept;
         }
 
         pub fn cell_count(config: Config) u32 {
@@ -574,7 +586,8 @@ pub const RecurrentPool = struct {
     /// Chooses the cells that each run writes. `commit` or `revert` follows.
     pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
         // What marks and the ends of later runs will need; a rollback gets what is left.
-        var reserved: u32 = 0;
+        // Meanwhile a snapshot that is held in f16 may be restored to any other sequence, which takes a cell.
+        var reserved: u32 = if (pool.config.half_snapshots) pool.config.sequences - @as(u32, @intCast(runs.len)) else 0;
         for (runs) |run| {
             const h = &pool.holders[run.sequence];
             assert(run.first_position == h.end and !h.pending);
