@@ -1,9 +1,10 @@
-import type { Tensor } from "./tensor.ts";
-
 const float = new Float64Array(1);
 const halves = new Int32Array(float.buffer);
 
-/** A running number of what a graph is built of: two graphs of different operations hardly have the same. */
+/**
+ * A running number of what a graph is built of: two graphs of different operations hardly have the same. Operations, their
+ * operands and parameters say all: the same ones give results of the same shapes.
+ */
 export class Fingerprint {
   private hash = 0x811c9dc5 | 0;
 
@@ -11,15 +12,15 @@ export class Fingerprint {
     return this.hash;
   }
 
+  /** Takes in any number. */
   add(value: number): void {
     float[0] = value;
     this.mix(halves[0] as number);
     this.mix(halves[1] as number);
   }
 
-  addOperation(name: string, result: Tensor): void {
-    for (let i = 0; i < name.length; i += 1) this.mix(name.charCodeAt(i));
-    for (const size of result.shape) this.mix(size);
+  addText(text: string): void {
+    for (let i = 0; i < text.length; i += 1) this.mix(text.charCodeAt(i));
   }
 
   /** Takes in a whole number: FNV-1a, on whole numbers instead of bytes. */

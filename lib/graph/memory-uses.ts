@@ -6,8 +6,8 @@ import type { LayerHandles, MemoryHandle } from "./memory.ts";
  */
 export class MemoryUses {
   private readonly handles = new Map<number, MemoryHandle>();
-  /** Memories by number; those of states have them behind a dot. */
-  private readonly written = new Set<string>();
+  /** Keys of memories and of states. */
+  private readonly written = new Set<number>();
   private readonly isRead = new Set<number>();
 
   constructor(layers: readonly LayerHandles[]) {
@@ -20,13 +20,16 @@ export class MemoryUses {
     return typeof handle === "object" && handle !== null && this.handles.get(handle.number) === handle;
   }
 
-  /** What is wrong with writing a memory (or one of its states) here; undefined where nothing is. */
-  write(handle: MemoryHandle, state?: string): string | undefined {
-    const { name, number, isShared } = handle;
+  /** What is wrong with writing a memory (or the state of this index) here; undefined where nothing is. */
+  write(handle: MemoryHandle, state?: number): string | undefined {
+    const { name, number, record, isShared } = handle;
     if (isShared) return `the memory "${name}" is another layer's, and can only be read`;
     const key = keyOf(number, state);
     if (this.written.has(key)) {
-      const what = state === undefined ? `the memory "${name}"` : `the state "${state}" of the memory "${name}"`;
+      const stateName =
+        record.kind === "recurrent" && state !== undefined ? Object.keys(record.tensors)[state] : undefined;
+      const what =
+        stateName === undefined ? `the memory "${name}"` : `the state "${stateName}" of the memory "${name}"`;
       return `${what} has been written by another operation of this step; a second one needs a memory of its own`;
     }
     this.written.add(key);
@@ -51,7 +54,7 @@ export class MemoryUses {
       } else if (record.kind === "attention") {
         if (!this.written.has(keyOf(number))) return `${where}: it is declared, and the graph never stores keys in it`;
       } else {
-        const state = Object.keys(record.tensors).find((key) => !this.written.has(keyOf(number, key)));
+        const state = Object.keys(record.tensors).find((_, i) => !this.written.has(keyOf(number, i)));
         if (state !== undefined) return `${where}: its state "${state}" is declared, and no operation advances it`;
       }
     }
@@ -59,6 +62,9 @@ export class MemoryUses {
   }
 }
 
-function keyOf(number: number, state?: string): string {
-  return state === undefined ? `${number}` : `${number}.${state}`;
+/** More than the states of a memory, with its keys and values as one more. */
+const keysPerMemory = 16;
+
+function keyOf(number: number, state = -1): number {
+  return number * keysPerMemory + state + 1;
 }

@@ -5,12 +5,38 @@ import { Struct, type FieldName, type StructName } from "./struct.ts";
 
 export type OperationName = keyof typeof operations;
 
-/** What a graph function returned: a tensor that belongs to its graph. */
-export interface TensorFacts {
-  readonly number: number;
-  readonly type: number;
-  readonly shape: readonly [number, number, number, number];
-  readonly strides: readonly [number, number, number, number];
+/** The library's number of an operation. */
+export function operationCode(name: OperationName): number {
+  return operations[name].code;
+}
+
+/** What the engine fills in before each step. */
+export type InputName = keyof typeof GraphInput;
+
+type Four = readonly [number, number, number, number];
+
+/** What a graph function returned: a tensor that belongs to its graph. Most are asked for nothing but their number. */
+export class TensorFacts {
+  constructor(
+    readonly number: number,
+    readonly type: number,
+    private readonly n0: number,
+    private readonly n1: number,
+    private readonly n2: number,
+    private readonly n3: number,
+    private readonly b0: number,
+    private readonly b1: number,
+    private readonly b2: number,
+    private readonly b3: number,
+  ) {}
+
+  get shape(): Four {
+    return [this.n0, this.n1, this.n2, this.n3];
+  }
+
+  get strides(): Four {
+    return [this.b0, this.b1, this.b2, this.b3];
+  }
 }
 
 export interface ScanShape {
@@ -35,19 +61,25 @@ export interface GraphFacts {
 /** Every field of a struct of arguments. */
 export type Arguments<S extends StructName> = Readonly<Record<FieldName<S>, number>>;
 
+// What every call hands over, and what it gets back: a call is over before the next one writes here.
+const out = new Struct("TensorInfo");
+const outNumber = out.elements("number");
+const outType = out.elements("type");
+const outShape = out.elements("ne");
+const outStrides = out.elements("nb");
+const operands = new Struct("OpArguments");
+const operandTensors = operands.elements("tensors");
+const operandInts = operands.elements("ints");
+const operandFloats = operands.elements("floats");
+const scanArguments = new Struct("ScanArguments");
+const scanMamba1Arguments = new Struct("ScanMamba1Arguments");
+const deltaNetArguments = new Struct("DeltaNetArguments");
+const wkv6Arguments = new Struct("Wkv6Arguments");
+const wkv7Arguments = new Struct("Wkv7Arguments");
+
 /** A graph under construction in the library. Tensors are numbers; -1 is one that is left out. */
 export class NativeGraph {
   private readonly handle: number;
-  private readonly out = new Struct("TensorInfo");
-  private readonly number = this.out.elements("number");
-  private readonly type = this.out.elements("type");
-  private readonly shape = this.out.elements("ne");
-  private readonly strides = this.out.elements("nb");
-  private readonly operands = new Struct("OpArguments");
-  private readonly tensors = this.operands.elements("tensors");
-  private readonly ints = this.operands.elements("ints");
-  private readonly floats = this.operands.elements("floats");
-
   constructor(
     private readonly engine: NativeEngine,
     rows: number,
@@ -64,14 +96,14 @@ export class NativeGraph {
     return this.engine.model;
   }
 
-  input(which: keyof typeof GraphInput): TensorFacts {
-    check(native().strata_graph_input(this.handle, GraphInput[which], this.out.bytes));
-    return this.facts();
+  input(which: InputName): TensorFacts {
+    check(native().strata_graph_input(this.handle, GraphInput[which], out.bytes));
+    return facts();
   }
 
   weight(number: number): TensorFacts {
-    check(native().strata_graph_weight(this.engine.handle, this.handle, number, this.out.bytes));
-    return this.facts();
+    check(native().strata_graph_weight(this.engine.handle, this.handle, number, out.bytes));
+    return facts();
   }
 
   operation(
@@ -80,11 +112,11 @@ export class NativeGraph {
     ints: readonly number[],
     floats: readonly number[],
   ): TensorFacts {
-    for (let i = 0; i < this.tensors.length; i += 1) this.tensors[i] = tensors[i] ?? -1;
-    for (let i = 0; i < ints.length; i += 1) this.ints[i] = ints[i] as number;
-    for (let i = 0; i < floats.length; i += 1) this.floats[i] = floats[i] as number;
-    check(native().strata_graph_op(this.handle, operations[name].code, this.operands.bytes, this.out.bytes));
-    return this.facts();
+    for (let i = 0; i < operandTensors.length; i += 1) operandTensors[i] = tensors[i] ?? -1;
+    for (let i = 0; i < ints.length; i += 1) operandInts[i] = ints[i] as number;
+    for (let i = 0; i < floats.length; i += 1) operandFloats[i] = floats[i] as number;
+    check(native().strata_graph_op(this.handle, operations[name].code, operands.bytes, out.bytes));
+    return facts();
   }
 
   attend(
@@ -92,63 +124,63 @@ export class NativeGraph {
     operands: { readonly queries: number; readonly keys: number; readonly values: number },
     parameters: { readonly scale: number; readonly softcap: number; readonly valueDim: number },
   ): TensorFacts {
-    const { handle, out } = this;
+    const { handle } = this;
     const { queries, keys, values } = operands;
     const { scale, softcap, valueDim } = parameters;
     check(native().strata_graph_attend(handle, memory, queries, keys, values, scale, softcap, valueDim, out.bytes));
-    return this.facts();
+    return facts();
   }
 
   convolve(memory: number, state: number, x: number, weight: number, bias: number, silu: boolean): TensorFacts {
-    const { handle, out } = this;
+    const { handle } = this;
     check(native().strata_graph_convolve(handle, memory, state, x, weight, bias, silu ? 1 : 0, out.bytes));
-    return this.facts();
+    return facts();
   }
 
   scan(operands: Readonly<Record<ScanField, number>>, shape: ScanShape): TensorFacts {
-    const struct = filled("ScanArguments", {
+    fill(scanArguments, {
       ...operands,
       shapeHeadDim: shape.headDim,
       shapeHeads: shape.heads,
       shapeGroups: shape.groups,
       shapeStateSize: shape.stateSize,
     });
-    check(native().strata_graph_scan(this.handle, struct.bytes, this.out.bytes));
-    return this.facts();
+    check(native().strata_graph_scan(this.handle, scanArguments.bytes, out.bytes));
+    return facts();
   }
 
   scanMamba1(values: Arguments<"ScanMamba1Arguments">): TensorFacts {
-    const struct = filled("ScanMamba1Arguments", values);
-    check(native().strata_graph_scan_mamba1(this.handle, struct.bytes, this.out.bytes));
-    return this.facts();
+    fill(scanMamba1Arguments, values);
+    check(native().strata_graph_scan_mamba1(this.handle, scanMamba1Arguments.bytes, out.bytes));
+    return facts();
   }
 
   deltaNet(values: Arguments<"DeltaNetArguments">): TensorFacts {
-    const struct = filled("DeltaNetArguments", values);
-    check(native().strata_graph_delta_net(this.handle, struct.bytes, this.out.bytes));
-    return this.facts();
+    fill(deltaNetArguments, values);
+    check(native().strata_graph_delta_net(this.handle, deltaNetArguments.bytes, out.bytes));
+    return facts();
   }
 
   wkv6(values: Arguments<"Wkv6Arguments">): TensorFacts {
-    const struct = filled("Wkv6Arguments", values);
-    check(native().strata_graph_wkv6(this.handle, struct.bytes, this.out.bytes));
-    return this.facts();
+    fill(wkv6Arguments, values);
+    check(native().strata_graph_wkv6(this.handle, wkv6Arguments.bytes, out.bytes));
+    return facts();
   }
 
   wkv7(values: Arguments<"Wkv7Arguments">): TensorFacts {
-    const struct = filled("Wkv7Arguments", values);
-    check(native().strata_graph_wkv7(this.handle, struct.bytes, this.out.bytes));
-    return this.facts();
+    fill(wkv7Arguments, values);
+    check(native().strata_graph_wkv7(this.handle, wkv7Arguments.bytes, out.bytes));
+    return facts();
   }
 
   linearRecurrence(memory: number, state: number, a: number, x: number): TensorFacts {
-    check(native().strata_graph_linear_recurrence(this.handle, memory, state, a, x, this.out.bytes));
-    return this.facts();
+    check(native().strata_graph_linear_recurrence(this.handle, memory, state, a, x, out.bytes));
+    return facts();
   }
 
   previous(memory: number, state: number, x: number): TensorFacts {
-    check(native().strata_graph_previous(this.handle, memory, state, x, this.out.bytes));
-    return this.facts();
+    check(native().strata_graph_previous(this.handle, memory, state, x, out.bytes));
+    return facts();
   }
 
   /** Ends the building; the engine keeps the graph. */
@@ -167,19 +199,24 @@ export class NativeGraph {
   abandon(): void {
     check(native().strata_graph_abandon(this.handle));
   }
-
-  private facts(): TensorFacts {
-    const { number, type, shape, strides } = this;
-    return { number: number[0] as number, type: type[0] as number, shape: four(shape), strides: four(strides) };
-  }
 }
 
-function four(sizes: Float64Array): readonly [number, number, number, number] {
-  return [sizes[0] as number, sizes[1] as number, sizes[2] as number, sizes[3] as number];
+function facts(): TensorFacts {
+  const [ne, nb] = [outShape, outStrides] as const;
+  return new TensorFacts(
+    outNumber[0] as number,
+    outType[0] as number,
+    ne[0] as number,
+    ne[1] as number,
+    ne[2] as number,
+    ne[3] as number,
+    nb[0] as number,
+    nb[1] as number,
+    nb[2] as number,
+    nb[3] as number,
+  );
 }
 
-function filled<S extends StructName>(name: S, values: Arguments<S>): Struct<S> {
-  const struct = new Struct(name);
+function fill<S extends StructName>(struct: Struct<S>, values: Arguments<S>): void {
   for (const field of Object.keys(values) as FieldName<S>[]) struct.set(field, values[field]);
-  return struct;
 }
