@@ -217,6 +217,21 @@ pub const functions = struct {
         return code(sequences.keep(engine, sequence));
     }
 
+    /// The longest beginning, of at most `position` positions, that a sequence can go on from: cut back, or from one of
+    /// these snapshots. `name` gets what kept it from more.
+    pub fn strata_sequence_resumable(
+        engine: u32,
+        sequence: i32,
+        position: i32,
+        offered: [*]const u32,
+        count: u32,
+        out: *structs.Resumable,
+        name: [*]u8,
+        capacity: u32,
+    ) callconv(.c) i32 {
+        return code(sequences.find_resumable(engine, sequence, position, offered[0..count], out, name[0..capacity]));
+    }
+
     /// The tokens that a sequence was fed; `count` is how many there are.
     pub fn strata_sequence_tokens(engine: u32, sequence: i32, out: [*]i32, capacity: u32, count: *u32) callconv(.c) i32 {
         return code(sequences.tokens(engine, sequence, out[0..capacity], count));

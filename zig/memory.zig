@@ -230,6 +230,48 @@ pub const Memory = struct {
         try memory.pack(index);
     }
 
+    pub const Resumable = struct {
+        position: i32,
+        /// Of the snapshots that were offered, the one to restore; null where the sequence is cut back instead.
+        snapshot: ?u32 = null,
+        /// The first pool that kept it from more.
+        limit: ?*const Pool = null,
+    };
+
+    /// The longest beginning of a sequence, of at most `position` positions, that it can go on from: by being cut back, or
+    /// by restoring one of these snapshots, which count where they stand for the same beginning.
+    pub fn resumable(memory: *const Memory, sequence: i32, position: i32, snapshots: []const u32) status.Error!Resumable {
+        const index = try memory.check_sequence(sequence);
+        var best = memory.cut_back(index, position);
+        const history = &memory.histories[index];
+        for (snapshots, 0..) |handle, i| {
+            const holder = try memory.snapshot_holder(handle);
+            const at = memory.bounds_of(holder).end;
+            if (at > position or at <= best.position) continue;
+            const other = &memory.histories[holder];
+            if (other.len() > history.len() or !other.stamp().eql(history.stamp_at(other.len()))) continue;
+            best = .{ .position = at, .snapshot = @intCast(i), .limit = if (at < position) best.limit else null };
+        }
+        return best;
+    }
+
+    fn cut_back(memory: *const Memory, index: u32, position: i32) Resumable {
+        const range = memory.bounds_of(index);
+        if (position >= range.end) return .{ .position = range.end };
+        const history = &memory.histories[index];
+        const positions = history.positions();
+        var limit: ?*const Pool = null;
+        var count = history.count_before(position);
+        while (count > 0) : (count -= 1) {
+            const at = positions[count - 1] + 1;
+            const refusing = for (memory.pools) |*pool| {
+                if (pool.remove_refusal(index, at, std.math.maxInt(i32)) != null) break pool;
+            } else return .{ .position = at, .limit = limit };
+            if (limit == null) limit = refusing;
+        }
+        return .{ .position = 0, .limit = limit };
+    }
+
     /// Closes the gaps that a cut left in a holder's blocks.
     pub fn pack(memory: *Memory, holder: u32) error{OutOfMemory}!void {
         if (memory.is_computing) return;

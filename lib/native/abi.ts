@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0x4bec9bad;
+export const abiHash = 0x5160654e;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -38,6 +38,7 @@ export const symbols = {
   strata_sequence_remove: { args: ["u32", "i32", "i32", "i32"], returns: "i32" },
   strata_sequence_copy: { args: ["u32", "i32", "i32", "i32", "i32"], returns: "i32" },
   strata_sequence_keep: { args: ["u32", "i32"], returns: "i32" },
+  strata_sequence_resumable: { args: ["u32", "i32", "i32", "buffer", "u32", "buffer", "buffer", "u32"], returns: "i32" },
   strata_sequence_tokens: { args: ["u32", "i32", "buffer", "u32", "buffer"], returns: "i32" },
   strata_snapshot_new: { args: ["u32", "buffer"], returns: "i32" },
   strata_snapshot_drop: { args: ["u32", "u32"], returns: "i32" },
@@ -238,6 +239,14 @@ export const layouts = {
     fields: {
       min: { type: "i32", offset: 0, count: 1 },
       end: { type: "i32", offset: 4, count: 1 },
+    },
+  },
+  Resumable: {
+    size: 12,
+    fields: {
+      position: { type: "i32", offset: 0, count: 1 },
+      snapshot: { type: "i32", offset: 4, count: 1 },
+      nameLength: { type: "u32", offset: 8, count: 1 },
     },
   },
   TypeInfo: {

@@ -395,6 +395,36 @@ export class NativeEngine {
     return { min: out.get("min"), end: out.get("end") };
   }
 
+  /** The longest beginning that a sequence can go on from: cut back, or from the snapshot of that index. */
+  resumable(
+    sequence: number,
+    position: number,
+    snapshots: readonly number[],
+  ): { position: number; snapshot: number | undefined; limitedBy: string | undefined } {
+    const out = new Struct("Resumable");
+    const name = new Uint8Array(64);
+    const handles = Uint32Array.from(snapshots.length === 0 ? [0] : snapshots);
+    const { handle } = this;
+    check(
+      native().strata_sequence_resumable(
+        handle,
+        sequence,
+        position,
+        handles,
+        snapshots.length,
+        out.bytes,
+        name,
+        name.length,
+      ),
+    );
+    const [index, length] = [out.get("snapshot"), out.get("nameLength")];
+    return {
+      position: out.get("position"),
+      snapshot: index < 0 ? undefined : index,
+      limitedBy: length === 0 ? undefined : new TextDecoder().decode(name.subarray(0, length)),
+    };
+  }
+
   clear(sequence: number): void {
     check(native().strata_sequence_clear(this.handle, sequence));
   }

@@ -26,6 +26,16 @@ export interface FeedResult {
   readonly snapshots: readonly Snapshot[];
 }
 
+/** From where a sequence can go on. */
+export interface Resumable {
+  /** The position that the next token would take. */
+  readonly position: number;
+  /** The snapshot to restore; undefined where the sequence is cut off there, or goes on as it is. */
+  readonly snapshot: Snapshot | undefined;
+  /** The memory that cannot go on from any later position, by its name in refusals; undefined where nothing limits. */
+  readonly limitedBy: string | undefined;
+}
+
 /** What sequences work with; the model's. */
 export interface SequenceHost {
   readonly engine: NativeEngine;
@@ -106,6 +116,21 @@ export class Sequence implements Disposable {
     const { signal, ...request } = options;
     const [result] = await feedTogether(this.host, [{ ...request, sequence: this, tokens }], signal);
     return result as FeedResult;
+  }
+
+  /**
+   * The longest beginning of the sequence, of at most `position` positions, that tokens can be fed after without
+   * computing it again: by `remove(found.position)`, or by restoring `found.snapshot`, one of the sequence's own that
+   * stands for the same tokens. Says which memory kept it from more.
+   */
+  resumable(position = this.position): Resumable {
+    if (!Number.isSafeInteger(position) || position < 0 || position >= 2 ** 31) {
+      throw new StrataError("invalid_argument", `a position is ${position}; give a whole number from 0 up`);
+    }
+    const { snapshots } = this;
+    const handles = snapshots.map(({ handle }) => handle);
+    const found = this.host.engine.resumable(this.index, position, handles);
+    return { ...found, snapshot: found.snapshot === undefined ? undefined : snapshots[found.snapshot] };
   }
 
   /** Removes positions `[p0, p1)`. A whole sequence always can be; a tail, where every memory can go back that far. */

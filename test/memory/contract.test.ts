@@ -312,3 +312,47 @@ describe("while a batch is computed", () => {
     expect(restored).toBeGreaterThan(30);
   });
 });
+
+describe("the longest position to resume at is found, and what limits it is named", () => {
+  const recurrent = "the recurrent states";
+
+  test("cut back, by a rollback, from a snapshot of the same tokens, or not at all", async () => {
+    using made = new MadeUp([[full], [logged]]);
+    await using model = await made.load({ rollback: 4 });
+    using sequence = model.sequence();
+    expect(sequence.resumable(5)).toEqual({ position: 0, snapshot: undefined, limitedBy: undefined });
+    const fed = await sequence.feed(tokens(20), { snapshots: [7, 12], logits: "none" });
+    const [seven, twelve] = fed.snapshots;
+    expect(sequence.resumable()).toEqual({ position: 20, snapshot: undefined, limitedBy: undefined });
+    expect(sequence.resumable(17)).toEqual({ position: 17, snapshot: undefined, limitedBy: undefined });
+    expect(sequence.resumable(15)).toEqual({ position: 12, snapshot: twelve, limitedBy: recurrent });
+    expect(sequence.resumable(12)).toEqual({ position: 12, snapshot: twelve, limitedBy: undefined });
+    expect(sequence.resumable(11)).toEqual({ position: 7, snapshot: seven, limitedBy: recurrent });
+    expect(sequence.resumable(3)).toEqual({ position: 0, snapshot: undefined, limitedBy: recurrent });
+    // A snapshot of tokens that the sequence has no more is none of its beginnings.
+    sequence.restore(seven as NonNullable<typeof seven>);
+    await sequence.feed(tokens(20, 2), { logits: "none" });
+    expect(sequence.resumable(15)).toEqual({ position: 7, snapshot: seven, limitedBy: recurrent });
+    sequence.restore(twelve as NonNullable<typeof twelve>);
+    expect((await sequence.feed([5])).logits.length).toBe(1);
+  });
+
+  test("a window by its own name; attention to everything by nothing", async () => {
+    using made = new MadeUp([[full], [narrow]]);
+    await using model = await made.load();
+    using sequence = model.sequence();
+    await sequence.feed(tokens(20), { logits: "none" });
+    const found = sequence.resumable(9);
+    expect(found.limitedBy).toBe("attention with sliding window 5");
+    expect(found.position).toBe(0);
+    using unlimited = new MadeUp([[full]]);
+    await using other = await unlimited.load();
+    using whole = other.sequence();
+    await whole.feed(tokens(20), { logits: "none" });
+    const at = whole.resumable(9);
+    expect(at).toEqual({ position: 9, snapshot: undefined, limitedBy: undefined });
+    whole.remove(at.position);
+    expect(whole.position).toBe(9);
+    expect(await thrown(() => whole.resumable(-1))).toMatchObject({ code: "invalid_argument" });
+  });
+});

@@ -42,6 +42,30 @@ pub fn keep(handle: u32, sequence: i32) status.Error!void {
     try engine.memory.keep(sequence);
 }
 
+/// Finds the longest beginning that a sequence can go on from, and copies the name of what kept it from more.
+pub fn find_resumable(
+    handle: u32,
+    sequence: i32,
+    position: i32,
+    snapshots: []const u32,
+    out: *structs.Resumable,
+    name: []u8,
+) status.Error!void {
+    const engine = try objects.engines.get(handle);
+    try engine.lock_memory(&.{});
+    defer engine.unlock_memory();
+    const found = try engine.memory.resumable(sequence, position, snapshots);
+    var buffer: [64]u8 = undefined;
+    const text = if (found.limit) |pool| pool.describe(&buffer) else "";
+    const length = @min(text.len, name.len);
+    @memcpy(name[0..length], text[0..length]);
+    out.* = .{
+        .position = found.position,
+        .snapshot = if (found.snapshot) |index| @intCast(index) else -1,
+        .name_length = @intCast(length),
+    };
+}
+
 /// Copies the tokens that a sequence was fed, as far as there is room; `count` is how many there are.
 pub fn tokens(handle: u32, sequence: i32, out: []i32, count: *u32) status.Error!void {
     const engine = try objects.engines.get(handle);

@@ -153,6 +153,9 @@ pub const ModelInfo = extern struct {
 };
 
 pub const Bounds = extern struct { min: i32, end: i32 };
+
+/// `snapshot` is an index of those that were offered, or -1; `name_length` that of the limiting memory's name, 0 = none.
+pub const Resumable = extern struct { position: i32, snapshot: i32, name_length: u32 };
 pub const TypeInfo = extern struct { block_elements: i32, block_bytes: i32, name: [16]u8 };
 pub const Event = queue_file.Event;
 pub const MemoryDeclaration = declaration.MemoryDeclaration;
