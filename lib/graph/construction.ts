@@ -63,6 +63,7 @@ export class Construction {
     ints: readonly number[] = none,
     floats: readonly number[] = none,
   ): Tensor {
+    this.checkOpen(name);
     const numbers = this.numbers[operands.length] as number[];
     for (let i = 0; i < operands.length; i += 1) {
       const operand = operands[i];

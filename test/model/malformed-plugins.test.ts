@@ -1,6 +1,6 @@
 /** Nothing that a plugin does wrong ends the process, or harms the model that is loaded after it. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { defineArchitecture, loadModel, StrataError, type Architecture, type Graph } from "ggstrata";
+import { defineArchitecture, loadModel, StrataError, type Architecture, type Graph, type Tensor } from "ggstrata";
 import { readEnvironment, readEnvironmentCount } from "../../lib/environment.ts";
 import { Folder, generated, randomOf, refusal, thrown } from "./help.ts";
 import { malformed, ways, type Malformed, type Random } from "./malformed.ts";
@@ -68,14 +68,15 @@ test(`${cases} malformed plugins are errors, and the next model works (STRATA_SE
 
 test("a graph that is used after its function has returned", async () => {
   let late: Graph | undefined;
+  let kept: Tensor | undefined;
   const parts = hooked((_, tensor, g) => {
-    late = g;
+    [late, kept] = [g, tensor];
     return tensor;
   });
   expect(await run(parts)).toEqual(expected);
-  expect(thrown(() => late?.tokens()).message).toBe(
-    "oddarch: tokens: this graph has been built; a graph function uses g only until it returns",
-  );
+  const sentence = "this graph has been built; a graph function uses g only until it returns";
+  expect(thrown(() => late?.tokens()).message).toBe(`oddarch: tokens: ${sentence}`);
+  expect(thrown(() => late?.sqr(kept as Tensor)).message).toBe(`oddarch: sqr: ${sentence}`);
 });
 
 test("weights and memories of another model of the same plugin", async () => {
