@@ -363,8 +363,9 @@ pub const functions = struct {
         return code(graphs.add_input(graph, which, out));
     }
 
-    pub fn strata_graph_weight(engine: u32, graph: u32, weight: i32, out: *structs.TensorInfo) callconv(.c) i32 {
-        return code(graphs.add_weight(engine, graph, weight, out));
+    /// Describes a tensor of the graph. The first ones are the model's weights, by the numbers that they were declared with.
+    pub fn strata_graph_describe(graph: u32, tensor: i32, out: *structs.TensorInfo) callconv(.c) i32 {
+        return code(graphs.describe(graph, tensor, out));
     }
 
     pub fn strata_graph_op(graph: u32, op: u32, arguments: *const structs.OpArguments, out: *structs.TensorInfo) callconv(.c) i32 {

@@ -11,6 +11,7 @@ const memory_turn = @import("memory_turn.zig");
 const tensor_data = @import("tensor_data.zig");
 const ops = @import("ops.zig");
 const Memory = @import("memory.zig").Memory;
+const Weight = @import("model.zig").Weight;
 const SubBatch = @import("batch.zig").SubBatch;
 
 const Tensor = c.ggml_tensor;
@@ -37,7 +38,7 @@ pub const Graph = struct {
     shape: Shape,
     context: *c.ggml_context,
     cgraph: *c.ggml_cgraph,
-    /// By the numbers that the foreign side knows them by.
+    /// By the numbers that the foreign side knows them by; the first are the model's weights, by their own numbers.
     tensors: std.ArrayList(*Tensor) = .empty,
     inputs: [3]?*Tensor = @splat(null),
     /// For each pool, the cells that the rows write; null where the graph does not write that pool.
@@ -57,6 +58,7 @@ pub const Graph = struct {
     pub const Options = struct {
         memory: *Memory,
         step: *const memory_ops.Step,
+        weights: []const Weight,
         shape: Shape,
         nodes_max: u32,
         threads: u32,
@@ -72,6 +74,9 @@ pub const Graph = struct {
             .no_alloc = true,
         }) orelse return error.OutOfMemory;
         errdefer c.ggml_free(context);
+        var tensors: std.ArrayList(*Tensor) = try .initCapacity(gpa, options.weights.len + options.nodes_max);
+        errdefer tensors.deinit(gpa);
+        for (options.weights) |weight| tensors.appendAssumeCapacity(weight.tensor);
         const cells = try gpa.alloc(?*Tensor, options.memory.pools.len);
         @memset(cells, null);
         self.* = .{
@@ -80,6 +85,7 @@ pub const Graph = struct {
             .shape = options.shape,
             .context = context,
             .cgraph = c.ggml_new_graph_custom(context, options.nodes_max, false).?,
+            .tensors = tensors,
             .cells = cells,
             .builder = undefined,
             .nodes_max = options.nodes_max,

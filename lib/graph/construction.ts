@@ -106,6 +106,8 @@ export class Construction {
   given(operation: string, name: string, operand: Operand): number {
     let number: number;
     if (operand instanceof Tensor && operand.isOf(this)) number = operand.number;
+    // The first tensors of a graph are the weights, by the same numbers; few of them are ever described.
+    else if (operand instanceof Weight && operand.model === this.model) number = operand.number;
     else number = this.tensor(operation, name, operand).number;
     this.fingerprint.mix(number);
     return number;
@@ -139,7 +141,7 @@ export class Construction {
     if (weight.model !== this.model) {
       throw this.error(operation, `"${weight.name}" is a weight of another model; use those that graph is given`);
     }
-    tensor = new Tensor(this.native.weight(weight.number), this);
+    tensor = new Tensor(this.native.describe(weight.number), this);
     this.weights.set(weight, tensor);
     return tensor;
   }

@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0x5160654e;
+export const abiHash = 0xd352af0b;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -62,7 +62,7 @@ export const symbols = {
   strata_graph_finish: { args: ["u32", "u32", "i32", "buffer"], returns: "i32" },
   strata_graph_drop: { args: ["u32", "u32", "u32"], returns: "i32" },
   strata_graph_input: { args: ["u32", "i32", "buffer"], returns: "i32" },
-  strata_graph_weight: { args: ["u32", "u32", "i32", "buffer"], returns: "i32" },
+  strata_graph_describe: { args: ["u32", "i32", "buffer"], returns: "i32" },
   strata_graph_op: { args: ["u32", "u32", "buffer", "buffer"], returns: "i32" },
   strata_graph_attend: { args: ["u32", "i32", "i32", "i32", "i32", "f32", "f32", "i32", "buffer"], returns: "i32" },
   strata_graph_convolve: { args: ["u32", "i32", "i32", "i32", "i32", "i32", "u32", "buffer"], returns: "i32" },

@@ -101,8 +101,9 @@ export class NativeGraph {
     return facts();
   }
 
-  weight(number: number): TensorFacts {
-    check(native().strata_graph_weight(this.engine.handle, this.handle, number, out.bytes));
+  /** A tensor by its number. The first ones are the model's weights, by the numbers that they were declared with. */
+  describe(number: number): TensorFacts {
+    check(native().strata_graph_describe(this.handle, number, out.bytes));
     return facts();
   }
 

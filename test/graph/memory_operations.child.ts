@@ -67,9 +67,9 @@ const engine = new NativeEngine(model, memories, config);
 
 // The engine keeps its first graph; the cases take others.
 const first = new NativeGraph(engine, 3, 1, 64);
-const row = first.operation("get_rows", [first.weight(embedding).number, first.input("tokens").number], [], []);
+const row = first.operation("get_rows", [embedding, first.input("tokens").number], [], []);
 const view = first.operation("view", [row.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
-first.finish(first.operation("mul_mat", [first.weight(head).number, view.number], [], []).number);
+first.finish(first.operation("mul_mat", [head, view.number], [], []).number);
 
 const computed: Record<string, number> = {};
 const refused: Record<string, number> = {};
@@ -88,7 +88,7 @@ async function runCase(i: number): Promise<void> {
   let isFinished = false;
   let operation: Operation = "attend";
   try {
-    const x = graph.operation("get_rows", [graph.weight(embedding).number, graph.input("tokens").number], [], []);
+    const x = graph.operation("get_rows", [embedding, graph.input("tokens").number], [], []);
     /** A tensor cut out of the rows, mostly of the wanted shape. */
     const tensor = (...shape: number[]): number => {
       const wanted = random() < 0.95 ? shape : shape.map((n) => pick([n, n, 1, n + 1, 2 * n]));
@@ -122,7 +122,7 @@ async function runCase(i: number): Promise<void> {
     operation = rarelyOf(pick, pick(suited[memory] ?? (["attend"] as const)), operations);
     applyOne(graph, operation, memory, rows, pick, tensor);
     const last = graph.operation("view", [x.number], [width, 1, 1, 1, 4 * width, 4 * width, 4 * width, 0], []);
-    const logits = graph.operation("mul_mat", [graph.weight(head).number, last.number], [], []);
+    const logits = graph.operation("mul_mat", [head, last.number], [], []);
     graph.finish(logits.number);
     isFinished = true;
     await compute(rows, random);

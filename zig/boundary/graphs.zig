@@ -24,6 +24,7 @@ pub fn new(handle: u32, rows: u32, outputs: u32, nodes_max: u32, out: *u32) stat
     const graph = try Graph.create(gpa, .{
         .memory = &engine.memory,
         .step = &engine.step,
+        .weights = engine.model.value.weights.items,
         .shape = .{ .rows = rows, .outputs = outputs },
         .nodes_max = nodes_max,
         .threads = @intCast(engine.config.threads),
@@ -55,6 +56,10 @@ pub fn drop(handle: u32, rows: u32, outputs: u32) status.Error!void {
     try (try objects.engines.get(handle)).drop_graph(.{ .rows = rows, .outputs = outputs });
 }
 
+pub fn describe(handle: u32, number: i32, out: *structs.TensorInfo) status.Error!void {
+    try describe_tensor(try objects.graphs.get(handle), number, out);
+}
+
 fn describe_tensor(graph: *Graph, number: i32, out: *structs.TensorInfo) status.Error!void {
     const tensor = try graph.get(number);
     out.number = number;
@@ -69,16 +74,6 @@ pub fn add_input(handle: u32, which: i32, out: *structs.TensorInfo) status.Error
         return status.fail(error.InvalidArgument, "a graph has no input {d}", .{which});
     };
     try describe_tensor(graph, try graph.input(checked), out);
-}
-
-pub fn add_weight(engine_handle: u32, handle: u32, weight: i32, out: *structs.TensorInfo) status.Error!void {
-    const engine = try objects.engines.get(engine_handle);
-    const graph = try objects.graphs.get(handle);
-    const weights = engine.model.value.weights.items;
-    if (weight < 0 or weight >= weights.len) {
-        return status.fail(error.NotFound, "the model has {d} weights, and number {d} was asked for", .{ weights.len, weight });
-    }
-    try describe_tensor(graph, try graph.add(weights[@intCast(weight)].tensor), out);
 }
 
 /// How many operands of each kind an operation takes.
@@ -100,7 +95,7 @@ pub fn add_op(handle: u32, op: u32, arguments: *const structs.OpArguments, out: 
     if (op >= operand_counts.len) return status.fail(error.NotFound, "there is no graph operation {d}", .{op});
     const counts = operand_counts[op];
     var tensors: [arguments.tensors.len]?*ops.Tensor = undefined;
-    for (&tensors, arguments.tensors) |*to, number| to.* = try graph.get_optional(number);
+    for (tensors[0..counts.tensors], arguments.tensors[0..counts.tensors]) |*to, number| to.* = try graph.get_optional(number);
     const result = try ops.dispatch(
         graph.context,
         op,
