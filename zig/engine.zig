@@ -532,6 +532,8 @@ pub const Engine = struct {
     /// Computes the planned states of a pool again, and enters them in its books.
     fn replay(self: *Engine, pool: u32) status.Error!void {
         if (self.replays.items.len == 0) return;
+        const leaf = &self.memory.pools[pool].recurrent;
+        errdefer for (self.replays.items) |one| leaf.abandon_replay(one);
         const recipes = (self.recipes orelse return status.fail(error.Internal, "no graph has said how states are computed", .{})).builder.recipes;
         var rows: usize = 0;
         var numbers: usize = 0;
@@ -550,7 +552,6 @@ pub const Engine = struct {
         const node = c.ggml_custom_4d(context, c.GGML_TYPE_F32, 1, 1, 1, 1, null, 0, ReplayWork.run, c.GGML_N_TASKS_MAX, &work);
         c.ggml_build_forward_expand(graph, node);
         try self.compute_now().run(self.gpa, graph);
-        const leaf = &self.memory.pools[pool].recurrent;
         for (self.replays.items) |one| {
             const history = &self.memory.histories[one.sequence];
             leaf.finish_replay(one, history.stamp_at(history.count_before(one.to)));

@@ -5,6 +5,8 @@
 //! tokens since then put in (the log), from which the state at any of them is computed again. Since that also brings
 //! back the state before a step that failed, such a pool's steps write the cell that they read. The cell which that
 //! spares holds the state that will be the next base, so that decoding on computes nothing twice.
+//!
+//! What a step does to the pool is in `recurrent_step.zig`, and what is computed again in `recurrent_replay.zig`.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -19,6 +21,8 @@ const leaf = @import("leaf.zig");
 const status = @import("status.zig");
 const CellCopy = @import("pieces.zig").CellCopy;
 const Move = @import("history.zig").Move;
+const replay_file = @import("recurrent_replay.zig");
+const step_file = @import("recurrent_step.zig");
 const MemoryDeclaration = declaration.MemoryDeclaration;
 
 pub const Segment = @import("kernels/segment.zig").Segment;
@@ -29,8 +33,7 @@ pub const Method = enum(i32) { none = 0, kept = 1, log = 2 };
 /// Rows whose inputs go into the log: row `first_row + i` to slot `slot_of(sequence, first_position + i)`.
 pub const LogRun = struct { sequence: u32, first_row: u32, count: u32, first_position: i32 };
 
-/// A state to be computed again: from a cell that stands for `from` positions, through the log up to `to`.
-pub const Replay = struct { sequence: u32, read_cell: i32, write_cell: u32, from: i32, to: i32 };
+pub const Replay = replay_file.Replay;
 
 pub const RecurrentPool = struct {
     gpa: std.mem.Allocator,
@@ -41,9 +44,9 @@ pub const RecurrentPool = struct {
     stamps: []Stamp,
     holders: []Holder,
 
-    const Kept = struct { cell: ?Block, end: i32 };
+    pub const Kept = struct { cell: ?Block, end: i32 };
 
-    const Holder = struct {
+    pub const Holder = struct {
         /// The newest state; null = zeros, or not computed again yet (`pending`).
         cell: ?Block = null,
         /// One past the position that the state stands for.
@@ -273,15 +276,15 @@ pub const RecurrentPool = struct {
         }
     }
 
-    fn latest_base(h: *const Holder) Kept {
+    pub fn latest_base(h: *const Holder) Kept {
         return h.next_base orelse h.base.?;
     }
 
-    fn release(pool: *RecurrentPool, cell: ?Block) void {
+    pub fn release(pool: *RecurrentPool, cell: ?Block) void {
         if (cell) |owned| pool.cells.release(owned);
     }
 
-    fn retained(pool: *RecurrentPool, cell: ?Block) ?Block {
+    pub fn retained(pool: *RecurrentPool, cell: ?Block) ?Block {
         if (cell) |owned| pool.cells.retain(owned);
         return cell;
     }
@@ -294,7 +297,7 @@ pub const RecurrentPool = struct {
     }
 
     /// Lets go what tokens could be taken back with.
-    fn forget(pool: *RecurrentPool, h: *Holder) void {
+    pub fn forget(pool: *RecurrentPool, h: *Holder) void {
         for (h.kept.items) |kept| pool.release(kept.cell);
         h.kept.clearRetainingCapacity();
         if (h.base) |base| pool.release(base.cell);
@@ -302,12 +305,12 @@ pub const RecurrentPool = struct {
         pool.forget_next_base(h);
     }
 
-    fn forget_next_base(pool: *RecurrentPool, h: *Holder) void {
+    pub fn forget_next_base(pool: *RecurrentPool, h: *Holder) void {
         if (h.next_base) |next| pool.release(next.cell);
         h.next_base = null;
     }
 
-    fn move_to_next_base(pool: *RecurrentPool, h: *Holder) void {
+    pub fn move_to_next_base(pool: *RecurrentPool, h: *Holder) void {
         pool.release(h.base.?.cell);
         h.base = h.next_base;
         h.next_base = null;
@@ -448,83 +451,22 @@ pub const RecurrentPool = struct {
         h.cell = pool.retained(pool.holders[from].cell);
     }
 
-    // ---- computing states again ----
+    // ---- the log ----
 
-    /// What must be computed before these runs: pending states, and bases that the log has no room to leave behind.
-    /// Fails only where memory is short.
-    pub fn plan_replays(pool: *RecurrentPool, gpa: std.mem.Allocator, runs: []const Run, out: *std.ArrayList(Replay)) error{OutOfMemory}!void {
-        if (pool.config.method != .log) return;
-        try out.ensureUnusedCapacity(gpa, 2 * runs.len);
-        for (runs) |run| {
-            const h = &pool.holders[run.sequence];
-            const is_left_behind = pool.leaves_base_behind(h, run);
-            // Its cell is where the base moves to.
-            if (is_left_behind) pool.forget_next_base(h);
-            if (h.pending) pool.replay_live(run.sequence, out);
-            if (!is_left_behind) continue;
-            const base = h.base.?;
-            const cell = pool.cells.take(null) orelse continue;
-            out.appendAssumeCapacity(.{
-                .sequence = run.sequence,
-                .read_cell = if (base.cell) |from| @intCast(from) else -1,
-                .write_cell = cell,
-                .from = base.end,
-                .to = h.end - @as(i32, @intCast(pool.config.rollback)),
-            });
-        }
-    }
-
-    /// Whether the log has no room for a run, and would not start anew with it.
-    fn leaves_base_behind(pool: *const RecurrentPool, h: *const Holder, run: Run) bool {
-        const base = h.base orelse return false;
-        if (run.count >= pool.config.rollback) return false;
-        const end = h.end + @as(i32, @intCast(run.count));
-        return !pool.fits_log(base, end) and !pool.can_move_base(h, end);
-    }
-
-    /// The pending state of one holder, if it is.
-    pub fn plan_pending(pool: *RecurrentPool, gpa: std.mem.Allocator, holder: u32, out: *std.ArrayList(Replay)) error{OutOfMemory}!void {
-        if (!pool.holders[holder].pending) return;
-        try out.ensureUnusedCapacity(gpa, 1);
-        pool.replay_live(holder, out);
-    }
-
-    fn fits_log(pool: *const RecurrentPool, base: Kept, end: i32) bool {
+    pub fn fits_log(pool: *const RecurrentPool, base: Kept, end: i32) bool {
         return end - base.end <= 2 * @as(i32, @intCast(pool.config.rollback));
     }
 
     /// Whether the log can go on from the next base up to `end`, and as many tokens as ever can then be taken back.
-    fn can_move_base(pool: *const RecurrentPool, h: *const Holder, end: i32) bool {
+    pub fn can_move_base(pool: *const RecurrentPool, h: *const Holder, end: i32) bool {
         const next = h.next_base orelse return false;
         return pool.fits_log(next, end) and end - next.end >= pool.config.rollback;
     }
 
-    fn replay_live(pool: *RecurrentPool, holder: u32, out: *std.ArrayList(Replay)) void {
-        const h = &pool.holders[holder];
-        const base = latest_base(h);
-        // A pending sequence has given its own cell back.
-        const cell = pool.cells.take(null).?;
-        out.appendAssumeCapacity(.{
-            .sequence = holder,
-            .read_cell = if (base.cell) |from| @intCast(from) else -1,
-            .write_cell = cell,
-            .from = base.end,
-            .to = h.end,
-        });
-    }
-
-    /// A replay was computed: its cell stands for `value`.
-    pub fn finish_replay(pool: *RecurrentPool, replay: Replay, value: Stamp) void {
-        const h = &pool.holders[replay.sequence];
-        pool.stamps[replay.write_cell] = value;
-        if (replay.to == h.end and h.pending) {
-            h.cell = replay.write_cell;
-            h.pending = false;
-            return;
-        }
-        pool.release(h.base.?.cell);
-        h.base = .{ .cell = replay.write_cell, .end = replay.to };
-    }
+    pub const plan_replays = replay_file.plan;
+    pub const plan_pending = replay_file.plan_pending;
+    pub const finish_replay = replay_file.finish;
+    pub const abandon_replay = replay_file.abandon;
 
     // ---- batches ----
 
@@ -541,393 +483,8 @@ pub const RecurrentPool = struct {
 
     pub fn estimate_add(_: *const RecurrentPool, _: *Estimate, _: []const Run) void {}
 
-    /// What one sub-batch does to this pool, and what its kernels read.
-    pub const Plan = struct {
-        segments: std.ArrayList(Segment) = .empty,
-        /// The states that the segments leave, in their order.
-        cuts: std.ArrayList(Cut) = .empty,
-        logs: std.ArrayList(LogRun) = .empty,
-        courses: std.ArrayList(Course) = .empty,
-
-        const Cut = struct { run: u32, end: i32, cell: Block };
-
-        /// What a run does besides going on.
-        const Course = struct {
-            /// It writes the cell that it reads.
-            in_place: bool = false,
-            /// The state that it reads becomes the next base.
-            leaves_base: bool = false,
-            /// Where its log goes on from, if that starts anew.
-            base: ?i32 = null,
-        };
-
-        pub fn cell_copies(_: *const Plan) []const CellCopy {
-            return &.{};
-        }
-
-        pub fn deinit(plan: *Plan, gpa: std.mem.Allocator) void {
-            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).deinit(gpa);
-        }
-
-        pub fn reserve(plan: *Plan, gpa: std.mem.Allocator, pool: *RecurrentPool, runs: []const Run) error{OutOfMemory}!void {
-            inline for (@typeInfo(Plan).@"struct".field_names) |name| @field(plan, name).clearRetainingCapacity();
-            var cuts: usize = 0;
-            for (runs) |run| {
-                cuts += run.marks.len + 2 + if (pool.config.method == .kept) pool.config.rollback else 0;
-                try pool.holders[run.sequence].kept.ensureTotalCapacity(pool.gpa, 2 * pool.config.rollback + 2);
-            }
-            try plan.segments.ensureTotalCapacity(gpa, cuts);
-            try plan.cuts.ensureTotalCapacity(gpa, cuts);
-            try plan.logs.ensureTotalCapacity(gpa, runs.len);
-            try plan.courses.ensureTotalCapacity(gpa, runs.len);
-        }
-    };
-
-    /// Chooses the cells that each run writes. `commit` or `revert` follows.
-    pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        // What marks and the ends of later runs will need; a rollback gets what is left.
-        // Meanwhile a snapshot that is held in f16 may be restored to any other sequence, which takes a cell.
-        var reserved: u32 = if (pool.config.half_snapshots) pool.config.sequences - @as(u32, @intCast(runs.len)) else 0;
-        for (runs) |run| {
-            const h = &pool.holders[run.sequence];
-            assert(run.first_position == h.end and !h.pending);
-            const course = pool.choose_course(h, run);
-            plan.courses.appendAssumeCapacity(course);
-            reserved += @intCast(run.marks.len + @intFromBool(!course.in_place));
-        }
-        if (pool.cells.free_count < reserved) for (runs, plan.courses.items) |run, course| {
-            if (!course.in_place) pool.forget_next_base(&pool.holders[run.sequence]);
-        };
-        for (runs, plan.courses.items, 0..) |run, *course, index| {
-            const h = &pool.holders[run.sequence];
-            const end = h.end + @as(i32, @intCast(run.count));
-            const wanted = pool.plan_rollback(plan, course, run, end, reserved);
-            pool.cut_run(plan, run, @intCast(index), wanted, end);
-            reserved -= @intCast(run.marks.len + @intFromBool(!course.in_place));
-        }
-    }
-
-    fn choose_course(pool: *RecurrentPool, h: *Holder, run: Run) Plan.Course {
-        if (pool.config.method != .log) return .{};
-        if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
-        const end = h.end + @as(i32, @intCast(run.count));
-        const base = h.base orelse return .{};
-        if (!pool.fits_log(base, end)) {
-            if (!pool.can_move_base(h, end)) return .{};
-            pool.move_to_next_base(h);
-        }
-        const cell = h.cell orelse return .{};
-        if (h.next_base == null and h.end - h.base.?.end >= pool.config.rollback) return .{ .leaves_base = true };
-        return .{ .in_place = run.marks.len == 0 and pool.cells.references[cell] == 1 };
-    }
-
-    /// The positions at which a run leaves states for a rollback: `[from, to)`.
-    const Wanted = struct { from: i32, to: i32 };
-
-    fn plan_rollback(pool: *RecurrentPool, plan: *Plan, course: *Plan.Course, run: Run, end: i32, reserved: u32) Wanted {
-        const h = &pool.holders[run.sequence];
-        const rollback: i32 = @intCast(pool.config.rollback);
-        const none: Wanted = .{ .from = end, .to = end };
-        switch (pool.config.method) {
-            .none => return none,
-            .kept => {
-                const from = @max(h.end + 1, end - rollback);
-                const needed: u32 = @intCast(@max(0, end - from));
-                if (pool.cells.free_count < reserved + needed) pool.forget(h);
-                if (pool.cells.free_count < reserved + needed) return none;
-                return .{ .from = from, .to = end };
-            },
-            .log => {
-                const fits = if (h.base) |base| pool.fits_log(base, end) else false;
-                if (fits) {
-                    plan.logs.appendAssumeCapacity(.{
-                        .sequence = run.sequence,
-                        .first_row = run.first_row,
-                        .count = run.count,
-                        .first_position = h.end,
-                    });
-                    return none;
-                }
-                // The log starts anew, as far back as a rollback reaches.
-                const base = @max(h.end, end - rollback);
-                if (base > h.end and pool.cells.free_count < reserved + 1) pool.forget(h);
-                if (base > h.end and pool.cells.free_count < reserved + 1) {
-                    course.base = end;
-                    return none;
-                }
-                course.base = base;
-                const skipped: u32 = @intCast(base - h.end);
-                plan.logs.appendAssumeCapacity(.{
-                    .sequence = run.sequence,
-                    .first_row = run.first_row + skipped,
-                    .count = run.count - skipped,
-                    .first_position = base,
-                });
-                return if (base > h.end) .{ .from = base, .to = base + 1 } else none;
-            },
-        }
-    }
-
-    /// Cuts a run into segments after every position whose state is wanted.
-    fn cut_run(pool: *RecurrentPool, plan: *Plan, run: Run, index: u32, wanted: Wanted, end: i32) void {
-        const h = &pool.holders[run.sequence];
-        var at = h.end;
-        var cell: i32 = if (h.cell) |own| @intCast(own) else -1;
-        var mark: usize = 0;
-        while (at < end) {
-            while (mark < run.marks.len and run.marks[mark].position <= at) mark += 1;
-            var next = end;
-            if (mark < run.marks.len) next = @min(next, run.marks[mark].position);
-            const state = @max(at + 1, wanted.from);
-            if (state < wanted.to) next = @min(next, state);
-            const in_place = plan.courses.items[index].in_place;
-            const to = if (in_place) h.cell.? else pool.cells.take(null).?;
-            plan.segments.appendAssumeCapacity(.{
-                .first_row = run.first_row + @as(u32, @intCast(at - h.end)),
-                .rows = @intCast(next - at),
-                .read_cell = cell,
-                .write_cell = @intCast(to),
-            });
-            plan.cuts.appendAssumeCapacity(.{ .run = index, .end = next, .cell = to });
-            cell = @intCast(to);
-            at = next;
-        }
-    }
-
-    pub fn commit(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        for (runs, plan.courses.items, 0..) |run, course, index| {
-            pool.commit_run(plan, run, course, @intCast(index));
-            pool.forget_old(&pool.holders[run.sequence]);
-        }
-    }
-
-    fn commit_run(pool: *RecurrentPool, plan: *Plan, run: Run, course: Plan.Course, index: u32) void {
-        const h = &pool.holders[run.sequence];
-        const begin = h.end;
-        const end = begin + @as(i32, @intCast(run.count));
-        const old: Kept = .{ .cell = h.cell, .end = begin };
-        h.end = end;
-        if (course.in_place) {
-            pool.stamps[old.cell.?] = run.stamp_after(run.count);
-            return;
-        }
-        for (run.marks) |mark| if (mark.position == begin) pool.give_snapshot(mark, old.cell);
-        if (course.base) |at| {
-            pool.forget(h);
-            if (at == begin) h.base = .{ .cell = pool.retained(old.cell), .end = begin };
-        }
-        if (course.leaves_base) h.next_base = .{ .cell = pool.retained(old.cell), .end = begin };
-        if (pool.config.method == .kept) h.kept.appendAssumeCapacity(.{ .cell = pool.retained(old.cell), .end = begin });
-        pool.release(old.cell);
-        for (plan.cuts.items) |cut| {
-            if (cut.run != index) continue;
-            pool.stamps[cut.cell] = run.stamp_after(@intCast(cut.end - begin));
-            for (run.marks) |mark| if (mark.position == cut.end) pool.give_snapshot(mark, cut.cell);
-            if (course.base) |at| if (at == cut.end) {
-                h.base = .{ .cell = pool.retained(cut.cell), .end = at };
-            };
-            if (cut.end == end) {
-                h.cell = cut.cell;
-            } else if (pool.config.method == .kept and cut.end >= end - @as(i32, @intCast(pool.config.rollback))) {
-                h.kept.appendAssumeCapacity(.{ .cell = cut.cell, .end = cut.end });
-            } else {
-                h.previous = cut.cell;
-                pool.cells.release(cut.cell);
-            }
-        }
-        if (old.cell) |cell| h.previous = cell;
-    }
-
-    fn give_snapshot(pool: *RecurrentPool, mark: batch.Mark, cell: ?Block) void {
-        const snapshot = &pool.holders[mark.holder];
-        assert(snapshot.cell == null);
-        snapshot.cell = pool.retained(cell);
-        snapshot.end = mark.position;
-    }
-
-    /// Lets go what is older than a rollback can need.
-    fn forget_old(pool: *RecurrentPool, h: *Holder) void {
-        const reach = h.end - @as(i32, @intCast(pool.config.rollback));
-        while (h.kept.items.len > 0 and h.kept.items[0].end < reach) pool.release(h.kept.orderedRemove(0).cell);
-        if (h.next_base) |next| if (next.end <= reach) pool.move_to_next_base(h);
-    }
-
-    pub fn revert(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-        for (plan.cuts.items) |cut| pool.cells.release(cut.cell);
-        for (runs, plan.courses.items) |run, course| {
-            const h = &pool.holders[run.sequence];
-            if (course.in_place) {
-                h.cell = null;
-                h.pending = true;
-            }
-            if (course.base == null) continue;
-            // What was logged before may have been written over.
-            pool.forget(h);
-            h.base = .{ .cell = pool.retained(h.cell), .end = h.end };
-        }
-    }
+    pub const Plan = step_file.Plan;
+    pub const apply = step_file.apply;
+    pub const commit = step_file.commit;
+    pub const revert = step_file.revert;
 };
-
-const testing = std.testing;
-
-fn test_step(pool: *RecurrentPool, plan: *RecurrentPool.Plan, runs: []const Run) !void {
-    try plan.reserve(testing.allocator, pool, runs);
-    pool.apply(plan, runs);
-}
-
-fn test_run(sequence: u32, position: i32, count: u32) Run {
-    return .{ .sequence = sequence, .first_row = 0, .count = count, .first_position = position };
-}
-
-test "success switches the cell, failure leaves it, and a shared cell is never written" {
-    var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 2 });
-    defer pool.deinit();
-    var plan: RecurrentPool.Plan = .{};
-    defer plan.deinit(testing.allocator);
-
-    const first = [_]Run{test_run(0, 0, 5)};
-    try test_step(&pool, &plan, &first);
-    try testing.expectEqual(-1, plan.segments.items[0].read_cell);
-    pool.commit(&plan, &first);
-    try testing.expectEqual(5, pool.held(0).end);
-    const cell = pool.holders[0].cell.?;
-
-    try pool.copy(0, 1);
-    const both = [_]Run{ test_run(0, 5, 1), test_run(1, 5, 1) };
-    try test_step(&pool, &plan, &both);
-    for (plan.segments.items) |segment| {
-        try testing.expectEqual(@as(i32, @intCast(cell)), segment.read_cell);
-        try testing.expect(segment.write_cell != segment.read_cell);
-    }
-    pool.revert(&plan, &both);
-    try testing.expectEqual(cell, pool.holders[0].cell.?);
-    try testing.expectEqual(3, pool.cells.free_count);
-
-    try testing.expect(pool.remove_refusal(0, 3, 5) != null);
-    pool.clear(0);
-    pool.clear(1);
-    try testing.expectEqual(4, pool.cells.free_count);
-}
-
-test "marks cut the segments, not the batch" {
-    var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 1, .snapshots = 3 });
-    defer pool.deinit();
-    var plan: RecurrentPool.Plan = .{};
-    defer plan.deinit(testing.allocator);
-    const marks = [_]batch.Mark{ .{ .position = 0, .holder = 1 }, .{ .position = 7, .holder = 2 }, .{ .position = 12, .holder = 3 } };
-    var run = test_run(0, 0, 12);
-    run.marks = &marks;
-    try test_step(&pool, &plan, &.{run});
-    try testing.expectEqual(2, plan.segments.items.len);
-    try testing.expectEqual(Segment{ .first_row = 7, .rows = 5, .read_cell = plan.segments.items[0].write_cell, .write_cell = plan.segments.items[1].write_cell }, plan.segments.items[1]);
-    pool.commit(&plan, &.{run});
-    try testing.expectEqual(null, pool.holders[1].cell);
-    try testing.expectEqual(7, pool.held(2).end);
-    try testing.expectEqual(pool.holders[0].cell, pool.holders[3].cell);
-    for (0..4) |holder| pool.clear(@intCast(holder));
-    try testing.expectEqual(5, pool.cells.free_count);
-}
-
-test "kept states go back to each of the last tokens, and to none before" {
-    var pool: RecurrentPool = try .init(testing.allocator, .{ .sequences = 1, .method = .kept, .rollback = 3 });
-    defer pool.deinit();
-    var plan: RecurrentPool.Plan = .{};
-    defer plan.deinit(testing.allocator);
-    try test_step(&pool, &plan, &.{test_run(0, 0, 8)});
-    try testing.expectEqual(4, plan.segments.items.len);
-    try testing.expectEqual(5, plan.segments.items[0].rows);
-    const states = plan.cuts;
-    const wanted = [_]Block{ states.items[0].cell, states.items[1].cell, states.items[2].cell, states.items[3].cell };
-    pool.commit(&plan, &.{test_run(0, 0, 8)});
-    try testing.expect(pool.remove_refusal(0, 4, 8) != null);
-    try testing.expectEqual(null, pool.remove_refusal(0, 5, 8));
-    try pool.remove(0, 7, 8);
-    try testing.expectEqual(wanted[2], pool.holders[0].cell.?);
-    try test_step(&pool, &plan, &.{test_run(0, 7, 1)});
-    pool.commit(&plan, &.{test_run(0, 7, 1)});
-    try pool.remove(0, 5, 8);
-    try testing.expectEqual(wanted[0], pool.holders[0].cell.?);
-    pool.clear(0);
-    try testing.expectEqual(5, pool.cells.free_count);
-}
-
-test "a log goes back from its base, which moves on by replays and with long runs" {
-    const gpa = testing.allocator;
-    var pool: RecurrentPool = try .init(gpa, .{ .sequences = 1, .method = .log, .rollback = 4 });
-    defer pool.deinit();
-    var plan: RecurrentPool.Plan = .{};
-    defer plan.deinit(gpa);
-    var replays: std.ArrayList(Replay) = .empty;
-    defer replays.deinit(gpa);
-    var position: i32 = 0;
-    for ([_]u32{ 1, 1, 3, 2, 1, 1, 1, 9, 1, 1, 1, 1, 1, 1 }) |count| {
-        const run = test_run(0, position, count);
-        replays.clearRetainingCapacity();
-        try pool.plan_replays(gpa, &.{run}, &replays);
-        for (replays.items) |replay| {
-            try testing.expect(replay.to - replay.from <= 8 and replay.to == position - 4);
-            pool.finish_replay(replay, .{});
-        }
-        try test_step(&pool, &plan, &.{run});
-        pool.commit(&plan, &.{run});
-        position += @intCast(count);
-        if (position >= 4) try testing.expectEqual(null, pool.remove_refusal(0, position - 4, position));
-        try testing.expect(pool.remove_refusal(0, position - 5, position) != null);
-        const base = pool.holders[0].base.?;
-        try testing.expect(position - base.end <= 8);
-    }
-    try pool.remove(0, position - 2, position);
-    try pool.remove(0, position - 3, position - 2);
-    try testing.expectEqual(null, pool.stamp(0));
-    replays.clearRetainingCapacity();
-    try pool.plan_pending(gpa, 0, &replays);
-    try testing.expectEqual(position - 3, replays.items[0].to);
-    pool.finish_replay(replays.items[0], .{});
-    pool.clear(0);
-    try testing.expectEqual(3, pool.cells.free_count);
-}
-
-test "decoding on writes in place, changes bases without a replay, and comes back when it fails" {
-    const gpa = testing.allocator;
-    const rollback = 4;
-    var pool: RecurrentPool = try .init(gpa, .{ .sequences = 2, .method = .log, .rollback = rollback });
-    defer pool.deinit();
-    var plan: RecurrentPool.Plan = .{};
-    defer plan.deinit(gpa);
-    var replays: std.ArrayList(Replay) = .empty;
-    defer replays.deinit(gpa);
-    var in_place: u32 = 0;
-    for (0..40) |at| {
-        const run = test_run(0, @intCast(at), 1);
-        try pool.plan_replays(gpa, &.{run}, &replays);
-        try testing.expectEqual(0, replays.items.len);
-        try test_step(&pool, &plan, &.{run});
-        const segment = plan.segments.items[0];
-        in_place += @intFromBool(segment.read_cell == @as(i32, @intCast(segment.write_cell)));
-        pool.commit(&plan, &.{run});
-        if (at + 1 >= rollback) try testing.expectEqual(null, pool.remove_refusal(0, @intCast(at + 1 - rollback), @intCast(at + 1)));
-    }
-    try testing.expectEqual(40 - 1 - 9, in_place);
-
-    // Whoever shares the cell keeps it.
-    try pool.copy(0, 1);
-    const both = [_]Run{ test_run(0, 40, 1), test_run(1, 40, 1) };
-    try test_step(&pool, &plan, &both);
-    for (plan.segments.items) |segment| try testing.expect(segment.read_cell != @as(i32, @intCast(segment.write_cell)));
-    pool.commit(&plan, &both);
-
-    // What a failed step wrote over is computed again, from the newest base.
-    try test_step(&pool, &plan, &.{test_run(0, 41, 2)});
-    try testing.expectEqual(plan.segments.items[0].read_cell, @as(i32, @intCast(plan.segments.items[0].write_cell)));
-    pool.revert(&plan, &.{test_run(0, 41, 2)});
-    try testing.expectEqual(41, pool.held(0).end);
-    try pool.plan_pending(gpa, 0, &replays);
-    try testing.expectEqual(1, replays.items.len);
-    try testing.expectEqual(40, replays.items[0].from);
-    try testing.expectEqual(41, replays.items[0].to);
-    pool.finish_replay(replays.items[0], .{});
-    try testing.expectEqual(null, pool.remove_refusal(0, 41 - rollback, 41));
-    pool.clear(0);
-    pool.clear(1);
-    try testing.expectEqual(6, pool.cells.free_count);
-}
