@@ -78,6 +78,7 @@ pub const Graph = struct {
         errdefer tensors.deinit(gpa);
         for (options.weights) |weight| tensors.appendAssumeCapacity(weight.tensor);
         const cells = try gpa.alloc(?*Tensor, options.memory.pools.len);
+        errdefer gpa.free(cells);
         @memset(cells, null);
         self.* = .{
             .gpa = gpa,
@@ -90,6 +91,7 @@ pub const Graph = struct {
             .builder = undefined,
             .nodes_max = options.nodes_max,
         };
+        errdefer self.arena.deinit();
         const arena = self.arena.allocator();
         const recipes = try arena.alloc(memory_log.Recipe, options.memory.declarations.len);
         @memset(recipes, .{});
