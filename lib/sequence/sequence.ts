@@ -108,7 +108,10 @@ export class Sequence implements Disposable {
     return saveTogether(this.host, path, [this], options.signal);
   }
 
-  /** Feeds tokens and resolves to the wanted logits. A batch that fails or is cancelled leaves the sequence as it was. */
+  /**
+   * Feeds tokens and resolves to the wanted logits. What fails or is cancelled leaves the sequence as it was before the
+   * sub-batch that was running (of at most `batch` tokens); those before it stay.
+   */
   async feed(
     tokens: readonly number[],
     options: FeedOptions & { readonly signal?: AbortSignal } = {},
@@ -138,7 +141,7 @@ export class Sequence implements Disposable {
     this.host.engine.remove(this.index, p0, p1);
   }
 
-  /** Takes back the last `count` tokens. Exact, or refused. */
+  /** Takes back the last `count` positions: as many tokens, unless a shift left a hole there. Exact, or refused. */
   rollback(count: number): void {
     const { position } = this;
     if (!Number.isSafeInteger(count) || count < 0 || count > position) {
