@@ -161,7 +161,10 @@ class SafetensorsFile {
     }
     const [from, to] = offsets as readonly [number, number];
     const expected = isReadable(dtype) ? elementsOf(shape) * readableTypes[dtype] : to - from;
-    if (to - from !== expected || start + to > this.size) {
+    if (start + to > this.size) {
+      throw this.damaged(`it has ${this.size} bytes, and the tensor "${name}" ends at ${start + to}; is it cut off?`);
+    }
+    if (to - from !== expected) {
       throw this.damaged(
         `the tensor "${name}" of shape (${shape.join(", ")}) and type ${dtype} has ${to - from} bytes at ${from}`,
       );

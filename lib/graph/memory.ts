@@ -13,7 +13,11 @@ export interface MemoryHandle {
   readonly owner: number;
 }
 
-/** The memories of a layer as its graph reaches them: those that its declaration `M` names. */
+/** The memories of a layer as its graph reaches them: those that its declaration `M` names, in any of its forms. */
 export type LayerHandles<M extends LayerMemory = LayerMemory> = {
-  readonly [K in keyof M]: M[K] extends undefined ? undefined : MemoryHandle;
+  readonly [K in M extends unknown ? keyof M : never]: HandleOf<M, K>;
 };
+
+type HandleOf<M, K> = M extends unknown ? (K extends keyof M ? Handle<M[K]> : undefined) : never;
+
+type Handle<R> = R extends undefined ? undefined : MemoryHandle;

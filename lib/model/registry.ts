@@ -26,8 +26,9 @@ export async function loadPlugin(specifier: string): Promise<readonly [Architect
   try {
     module = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : shown(cause);
-    throw new StrataError("invalid_argument", `${specifier}: the plugin cannot be imported: ${reason}`, { cause });
+    throw new StrataError("invalid_argument", `${specifier}: the plugin cannot be imported: ${reasonOf(cause)}`, {
+      cause,
+    });
   }
   // An architecture is often exported by its name and as the default.
   const [first, ...others] = new Set(Object.values(module).flat().filter(isArchitecture));
@@ -36,23 +37,47 @@ export async function loadPlugin(specifier: string): Promise<readonly [Architect
   throw new StrataError("invalid_argument", sentence);
 }
 
+/** Why a module cannot be imported; of source that cannot be read the first fault, with its place. */
+function reasonOf(cause: unknown): string {
+  const first: unknown = cause instanceof AggregateError && cause.errors.length > 0 ? cause.errors[0] : cause;
+  if (first instanceof BuildMessage && first.position !== null) {
+    const { file, line, column } = first.position;
+    return `${file}:${line}:${column}: ${first.message}`;
+  }
+  return first instanceof Error ? first.message : shown(first);
+}
+
 /** The file of a plugin. A package is looked for from the working directory, then from where Strata is. */
 function locate(specifier: string): string {
   const path = resolve(specifier);
   if (existsSync(path) && statSync(path).isFile()) return path;
-  if (isPath(specifier)) throw new StrataError("not_found", `${specifier}: there is no such plugin file`);
-  for (const from of [process.cwd(), import.meta.dir]) {
-    try {
-      return Bun.resolveSync(specifier, from);
-    } catch {
-      // It is not installed there; the next place is tried, and the last one's failure is told below.
-    }
+  if (isPath(specifier) && existsSync(path)) {
+    throw new StrataError("invalid_argument", `${specifier}: this is a folder; give the plugin's file in it`);
   }
-  const remedy = `run "npm install ${specifier}" there, or give a file as ./${specifier}.ts`;
+  if (isPath(specifier)) throw new StrataError("not_found", `${specifier}: there is no such plugin file`);
+  const installed = installedFile(specifier);
+  if (installed !== undefined) return installed;
+  const whole = `ggstrata-arch-${specifier}`;
+  const remedy =
+    installedFile(whole) === undefined
+      ? `run "bun add ${specifier}" there, or give a file as ./${specifier}.ts`
+      : `"${whole}" is: give that name`;
   throw new StrataError(
     "not_found",
     `the plugin package "${specifier}" is not installed in ${process.cwd()}; ${remedy}`,
   );
+}
+
+/** The file of a package's main module, or undefined where it is not installed. */
+function installedFile(name: string): string | undefined {
+  for (const from of [process.cwd(), import.meta.dir]) {
+    try {
+      return Bun.resolveSync(name, from);
+    } catch {
+      // It is not installed there; the next place is tried.
+    }
+  }
+  return undefined;
 }
 
 function isPath(specifier: string): boolean {
@@ -80,6 +105,9 @@ export class Registry {
    * @throws StrataError where one cannot be loaded, is of another API version, or two have one name
    */
   static async open(plugins: readonly Plugin[] = []): Promise<Registry> {
+    if (!Array.isArray(plugins)) {
+      throw new StrataError("invalid_argument", `plugins is ${shown(plugins)}; give an array of plugins`);
+    }
     const lists = await Promise.all(plugins.map(openOne));
     // The same object given twice is one plugin.
     const given = new Map(lists.flat().map((known) => [known.architecture, known]));
@@ -142,6 +170,7 @@ export async function findArchitecture(metadata: Metadata, plugins: readonly Plu
   if (found !== undefined) return found;
   throw new StrataError(
     "unsupported",
-    `${metadata.file}: no plugin declares the architecture "${name}"; known are ${registry.names.join(", ")}`,
+    `${metadata.file}: no plugin declares the architecture "${name}"; known are ${registry.names.join(", ")}; ` +
+      "give the plugin that does (plugins, or --plugin)",
   );
 }

@@ -1,3 +1,4 @@
+import { StrataError } from "../errors.ts";
 import type { Architecture } from "../model/architecture.ts";
 import type { Check, CheckResult } from "./check.ts";
 import { declaration, graph, missingWeights, repeatable, use } from "./declaration-checks.ts";
@@ -58,8 +59,7 @@ export async function checkArchitecture(architecture: Architecture, options: Che
   using subject = new Subject(architecture, own);
   const checks: CheckResult[] = [];
   let failed: string | undefined;
-  for (const check of allChecks(reference)) {
-    if (only !== undefined && !check.gates && !only.includes(check.name)) continue;
+  for (const check of chosenChecks(reference, only)) {
     if (failed !== undefined) {
       checks.push({ name: check.name, outcome: "skipped", message: notRun(failed) });
       continue;
@@ -71,6 +71,21 @@ export async function checkArchitecture(architecture: Architecture, options: Che
   }
   const passed = checks.every(({ outcome }) => outcome !== "failed");
   return { architecture: subject.name, model: options.model ?? null, passed, checks };
+}
+
+/** The checks of these names and those that all others need. */
+export function chosenChecks(reference: Reference | undefined, only: CheckOptions["only"]): readonly Check[] {
+  const all = allChecks(reference);
+  if (only === undefined) return all;
+  const names = all.map(({ name }) => name);
+  const unknown = only.find((name) => !names.includes(name));
+  if (unknown !== undefined) {
+    throw new StrataError(
+      "invalid_argument",
+      `only: there is no check "${unknown}"; there are "${names.join('", "')}"`,
+    );
+  }
+  return all.filter(({ gates, name }) => gates || only.includes(name));
 }
 
 /** Why a check is not run behind a failed one. */

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { StrataError } from "../errors.ts";
 import type { BaseConfig } from "../model/architecture.ts";
+import { isPromise, shown } from "../shown.ts";
 
 /** A text and the logits of each of its tokens: one list after the other, or a list for each. */
 export interface ReferenceSequence {
@@ -54,6 +55,10 @@ function rowsOf(
   vocabulary: number,
   sequence: number,
 ): Float32Array[] {
+  if (typeof logits !== "object" || logits === null || isPromise(logits) || !("length" in logits)) {
+    const sentence = `the reference gave ${shown(logits)} for sequence ${sequence}; give an array of logits for each token`;
+    throw new StrataError("invalid_argument", sentence);
+  }
   const [first] = logits as ArrayLike<unknown> & Iterable<unknown>;
   const flat =
     typeof first === "number"

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { StrataError } from "../errors.ts";
 import type { Architecture, ReadArchitecture } from "../model/architecture.ts";
 import { openModelFile } from "../model/file.ts";
 import { loadModel, type LoadOptions, type Model } from "../model/model.ts";
@@ -83,16 +84,27 @@ export class Subject implements Disposable {
   /** The declaration with the configuration of any file. */
   readFile(path: string): ReadArchitecture {
     using file = openModelFile(path);
+    const found = file.metadata.string("general.architecture");
+    if (!this.architecture.names.includes(found)) {
+      throw new StrataError(
+        "invalid_argument",
+        `${path}: its model is of the architecture "${found}", not "${this.name}"`,
+      );
+    }
     const read = readArchitecture(this.architecture, file.metadata);
     // Metadata are read from the file when they are asked for, and it is closed now.
     return { ...read, config: { ...read.config }, memory: [...read.memory] };
   }
 
-  /** Of f32 weights sums are equal up to their order. With others what goes into products is rounded, on edges either way. */
+  /** In f32 sums are equal up to their order. With other weights and states numbers are rounded, on edges either way. */
   async tolerance(): Promise<number> {
     if (this.options.tolerance !== undefined) return this.options.tolerance;
     using file = openModelFile(await this.path());
-    const types = new Set(file.tensors.map(({ type }) => type));
+    const types = new Set<string>(file.tensors.map(({ type }) => type));
+    for (const record of (await this.read()).memory.flatMap((layer) => Object.values(layer))) {
+      if (record?.kind !== "recurrent") continue;
+      for (const { dtype } of Object.values(record.tensors)) types.add(dtype);
+    }
     types.delete("f32");
     if (types.size === 0) return 1e-8;
     types.delete("f16");

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Architecture } from "../model/architecture.ts";
-import { allChecks, notRun, type CheckOptions } from "./kit.ts";
+import { chosenChecks, notRun, type CheckOptions } from "./kit.ts";
 import { Subject } from "./subject.ts";
 
 const timeout_ms = 60_000;
@@ -27,8 +27,7 @@ export function testArchitecture(architecture: Architecture, options: Omit<Check
     });
     afterAll(() => subject[Symbol.dispose]());
 
-    for (const check of allChecks(reference)) {
-      if (only !== undefined && !check.gates && !only.includes(check.name)) continue;
+    for (const check of chosenChecks(reference, only)) {
       test(check.name, async () => {
         if (failed !== undefined) throw new Error(notRun(failed));
         const { outcome, message } = await check.run(subject);

@@ -86,14 +86,21 @@ describe("where plugins come from", () => {
       expect(stderr).toBe("");
       expect(JSON.parse(stdout)).toMatchObject({ architecture: name, memory: { kind: "hybrid" } });
     }
+    const short = await inspect("odd");
+    expect(short.stderr).toContain('"odd" is not installed in ');
+    expect(short.stderr).toContain('; "ggstrata-arch-odd" is: give that name');
     const { stderr } = await inspect("ggstrata-arch-none");
     process.chdir(workingFolder);
     expect(stderr).toContain('the plugin package "ggstrata-arch-none" is not installed in ');
-    expect(stderr).toContain('run "npm install ggstrata-arch-none" there, or give a file as ./ggstrata-arch-none.ts');
+    expect(stderr).toContain('run "bun add ggstrata-arch-none" there, or give a file as ./ggstrata-arch-none.ts');
   });
 
   test("what is none says what to give", async () => {
     expect(await failure("./none.ts")).toContain("./none.ts: there is no such plugin file");
+    expect(await failure(folder.path)).toContain("this is a folder; give the plugin's file in it");
+    expect(await failure(folder.write("unread.ts", "const x = 1;\nconst y = ;\nexport const = z;"))).toMatch(
+      /cannot be imported: .*unread\.ts:2:11: Unexpected ;$/,
+    );
     expect(await failure(folder.write("empty.ts", "export const x = 1;"))).toContain("exports no architecture");
     expect(await failure(folder.write("broken.ts", "throw new Error('at once');"))).toContain("imported: at once");
     expect(await failure(5 as unknown as string)).toContain("plugins[0] is 5; give what defineArchitecture returns");

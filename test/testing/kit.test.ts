@@ -3,10 +3,12 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   defineArchitecture,
+  given,
   layerCount,
   matrix,
   openModelFile,
   perLayer,
+  recurrent,
   table,
   vector,
   type Metadata,
@@ -106,10 +108,55 @@ describe("a model is made", () => {
   });
 });
 
+/** Its second layer has a state in f16; both declare what they remember in forms that differ by a name. */
+const halves = defineArchitecture({
+  apiVersion: 1,
+  names: ["halves"],
+  config: (m) => ({ vocabulary: m.count("halves.vocab_size"), contextLength: m.count("halves.context_length") }),
+  memory: () =>
+    [0, 1].map((i) => {
+      const last = () => recurrent({ before: [8] }, { inputs: 8 });
+      const half = { shape: [8, 2], dtype: "f16" } as const;
+      return { ...(i === 0 ? { first: last() } : { half: recurrent({ conv: half }, { inputs: 8 }) }), last: last() };
+    }),
+  weights: (c) => ({
+    embedding: table("token_embd.weight", [8, c.vocabulary]),
+    head: matrix("output.weight", [8, c.vocabulary]),
+    layers: [0, 1].map((i) => ({ taps: i === 0 ? undefined : vector(`blk.${i}.conv.weight`, [3, 8]) })),
+  }),
+  graph: (g, _, w, memories) => {
+    let x = g.getRows(w.embedding, g.tokens());
+    for (const { layer, memory } of g.layers(w.layers, memories)) {
+      x = g.add(x, g.previous(memory.last, x, { state: "before" }));
+      x =
+        layer.taps === undefined
+          ? g.add(x, g.previous(given("halves", memory.first), x, { state: "before" }))
+          : g.convolve(given("halves", memory.half), x, { state: "conv", weight: layer.taps });
+    }
+    return g.mulMat(w.head, g.selectOutputs(x));
+  },
+});
+
 test("an architecture without memories passes", async () => {
   const { checks, passed } = await checkArchitecture(plain(() => undefined));
   expect(checks.filter(({ outcome }) => outcome === "failed")).toEqual([]);
   expect(passed).toBe(true);
+});
+
+test("a file of another architecture is named", async () => {
+  const model = join(root, "test/fixtures/mamba2/model.gguf");
+  const { checks } = await checkArchitecture(toy("nothing"), { model });
+  expect(checks[0]?.message).toContain('its model is of the architecture "mamba2", not "toy"');
+});
+
+test("a name that no check has is refused", async () => {
+  const { message } = await refusal(checkArchitecture(toy("nothing"), { only: ["rollbacks"] }));
+  expect(message).toContain('only: there is no check "rollbacks"; there are "declaration", ');
+});
+
+test("states in f16 are compared as such", async () => {
+  const { checks } = await checkArchitecture(halves);
+  expect(checks.filter(({ outcome }) => outcome === "failed")).toEqual([]);
 });
 
 test("a model for poisoned checks is loaded with poison, and the environment is as before", async () => {
@@ -149,6 +196,10 @@ describe("a reference", () => {
     const short = [{ tokens: [4, 5], logits: [1, 2, 3] }];
     expect((await refusal(readReference(short, [], model))).message).toContain(
       "3 logits for sequence 0; 2 tokens of 2",
+    );
+    const nothing = (() => undefined) as unknown as () => number[];
+    expect((await refusal(readReference(nothing, [[4, 5]], model))).message).toContain(
+      "the reference gave undefined for",
     );
     expect((await refusal(readReference("no-such-folder", [], model))).code).toBe("io");
     using folder = new Folder();
