@@ -80,6 +80,10 @@ export class Scheduler {
 
   /** Refuses what cannot be fed, before anything is computed. */
   checkPrompt(tokens: readonly number[]): void {
+    if (!Array.isArray(tokens)) {
+      const sentence = "tokens are an array of token ids; `model.tokenizer.encode(text)` makes them";
+      throw new StrataError("invalid_argument", sentence);
+    }
     if (tokens.length === 0) throw new StrataError("invalid_argument", "the prompt is empty; give at least one token");
     if (tokens.length > this.contextLength) {
       throw new StrataError(

@@ -269,7 +269,7 @@ export async function feedTogether(
   const lowered = requests.map((request): BatchRequest => {
     const { sequence, tokens, logits = "last", position } = request;
     sequence.check(host);
-    if (tokens.length > 0) scheduler.checkPrompt(tokens);
+    if ((tokens as readonly number[] | undefined)?.length !== 0) scheduler.checkPrompt(tokens);
     const own = { sequence: sequence.index, tokens, logits };
     return position === undefined ? own : { ...own, position };
   });

@@ -356,3 +356,13 @@ describe("the longest position to resume at is found, and what limits it is name
     expect(await thrown(() => whole.resumable(-1))).toMatchObject({ code: "invalid_argument" });
   });
 });
+
+test("tokens that are none are refused, and change nothing", async () => {
+  using made = new MadeUp([[full]]);
+  await using model = await made.load();
+  using sequence = model.sequence();
+  for (const bad of ["abc", undefined, null, 7, [1.5], [24], ["1"], Int32Array.of(1)] as unknown as number[][]) {
+    expect(await refusal(sequence.feed(bad))).toMatchObject({ code: "invalid_argument" });
+  }
+  expect(sequence.position).toBe(0);
+});

@@ -224,6 +224,14 @@ for await (const event of model.events(prompt.split(",").map(Number), options)) 
       expect(await outsider.run(command, [...generate, "--plugin", plugin])).toMatchObject({ code: 0 });
     });
 
+    test("make a plugin's package that passes its own tests", async () => {
+      const made = await outsider.run(join(modules, ".bin", "strata"), ["plugin", "new", "spiral", "--dir", "spiral"]);
+      expect(made).toMatchObject({ code: 0 });
+      const tests = await outsider.run("bun", ["test"], {}, join(outsider.app, "spiral"));
+      expect({ said: tests.stderr.slice(-2000), code: tests.code }).toMatchObject({ code: 0 });
+      expect(tests.stderr).toMatch(/\b[1-9]\d+ pass\b[^]*\b0 fail\b/);
+    });
+
     test("go into a compiled program that runs anywhere and leaves nothing behind", async () => {
       const elsewhere = join(outsider.path, "elsewhere");
       mkdirSync(elsewhere);
