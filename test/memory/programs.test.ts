@@ -35,7 +35,8 @@ describe(`random programs, ${runs} for each declaration, STRATA_SEED=${seed}`, (
       );
       const { tally } = bench;
       tallies.push({ name: declared.name, ...tally });
-      // What refuses or fails everything would prove nothing.
+      // What refuses or fails everything would prove nothing. A few programs prove little of one declaration alone.
+      if (runs < 200) return;
       expect(tally.done + tally.feeds).toBeGreaterThan(tally.operations / 2);
       expect(tally.rowsCompared).toBeGreaterThan(tally.operations / 2);
       expect(tally.declined).toBeLessThan(tally.operations / 4);
@@ -47,6 +48,10 @@ describe(`random programs, ${runs} for each declaration, STRATA_SEED=${seed}`, (
   test("all together did something of everything", () => {
     // Of some declarations alone it cannot be asked.
     if (tallies.length < declarations.length) return;
+    expect(sum("done") + sum("feeds")).toBeGreaterThan(sum("operations") / 2);
+    expect(sum("rowsCompared")).toBeGreaterThan(sum("operations") / 2);
+    expect(sum("declined")).toBeLessThan(sum("operations") / 4);
+    expect(sum("loaded")).toBeGreaterThan((runs * declarations.length) / 20);
     for (const key of Object.keys(newTally()) as (keyof Tally)[]) {
       expect({ key, count: sum(key) }).not.toEqual({ key, count: 0 });
     }
