@@ -180,13 +180,10 @@ async function measurePrefillSnapshots(
     for (const snapshot of sequence.snapshots) snapshot.dispose();
     return time;
   };
-  const [taken, plain] = await alternated(repetitions, [() => prefill(places), () => prefill([])]);
-  const beside = { what: "without", value: median(plain) };
-  return [
-    compared(`prefill of ${prefill_tokens}, a snapshot every ${snapshot_every}`, "ms", median(taken), beside, {
-      most: 1.03,
-    }),
-  ];
+  const [taken, plain] = await alternated(2 * repetitions + 1, [() => prefill(places), () => prefill([])]);
+  const turns = taken.map((ms, turn) => [ms, plain[turn] ?? NaN] as const);
+  const what = `prefill of ${prefill_tokens}, a snapshot every ${snapshot_every}`;
+  return [paired(what, "ms", "without", turns, { most: 1.03 })];
 }
 
 // ---- files ----
@@ -305,8 +302,8 @@ async function measureRollback(path: string, options: OperationOptions): Promise
   await using plain = await loadModel(path, settings);
   const { decode, prefill } = await compareModels(able, plain, options);
   return [
-    paired("decode, rollback 16", "without", decode, { least: 0.95 }),
-    paired("prefill, rollback 16", "without", prefill),
+    paired("decode, rollback 16", "tokens/s", "without", decode, { least: 0.95 }),
+    paired("prefill, rollback 16", "tokens/s", "without", prefill),
   ];
 }
 
@@ -319,8 +316,8 @@ async function measureHeld(path: string, options: OperationOptions): Promise<Mea
   const { decode, prefill } = await compareModels(full, empty, options);
   const held = `${held_contexts} contexts held`;
   return [
-    paired(`decode, ${held}`, "nothing held", decode, { least: 0.95 }),
-    paired(`prefill, ${held}`, "nothing held", prefill, { least: 0.95 }),
+    paired(`decode, ${held}`, "tokens/s", "nothing held", decode, { least: 0.95 }),
+    paired(`prefill, ${held}`, "tokens/s", "nothing held", prefill, { least: 0.95 }),
   ];
 }
 
@@ -346,7 +343,7 @@ async function fill(model: Model): Promise<void> {
   sequences[held_contexts / 2]?.dispose();
 }
 
-/** Speeds of two models, taken in turns: tokens a second. */
+/** The same of two, measured in turns. */
 type Turns = readonly (readonly [number, number])[];
 
 /** Both models' speeds: twice as many turns as other measurements have, since it is small differences that count. */
@@ -367,15 +364,15 @@ async function compareModels(
 }
 
 /** The middle ratio of neighbouring turns: what slows the machine down for a while slows both. */
-function paired(what: string, beside: string, turns: Turns, limit?: Measurement["limit"]): Measurement {
-  const value = median(turns.map(([one]) => one));
-  const measurement = compared(
-    what,
-    "tokens/s",
-    value,
-    { what: beside, value: median(turns.map((pair) => pair[1])) },
-    limit,
-  );
+function paired(
+  what: string,
+  unit: Measurement["unit"],
+  beside: string,
+  turns: Turns,
+  limit?: Measurement["limit"],
+): Measurement {
+  const middle = (index: 0 | 1): number => median(turns.map((pair) => pair[index]));
+  const measurement = compared(what, unit, middle(0), { what: beside, value: middle(1) }, limit);
   return { ...measurement, ratio: median(turns.map(([one, other]) => one / other)) };
 }
 
