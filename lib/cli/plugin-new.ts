@@ -98,7 +98,7 @@ testArchitecture(${identifier});
 function readme(name: string, identifier: string): string {
   return `# ${packageName(name)}
 
-The architecture \`${name}\` for [Strata](https://www.npmjs.com/package/ggstrata): one file, [${name}.ts](${name}.ts).
+The architecture \`${name}\` for Strata (npm \`ggstrata\`): one file, [${name}.ts](${name}.ts).
 
 \`\`\`sh
 bun install
