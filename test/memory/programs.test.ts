@@ -35,12 +35,12 @@ describe(`random programs, ${runs} for each declaration, STRATA_SEED=${seed}`, (
       );
       const { tally } = bench;
       tallies.push({ name: declared.name, ...tally });
-      // What refuses or fails everything would prove nothing. A few programs prove little of one declaration alone.
-      if (runs < 200) return;
+      // What refuses or fails everything would prove nothing.
       expect(tally.done + tally.feeds).toBeGreaterThan(tally.operations / 2);
       expect(tally.rowsCompared).toBeGreaterThan(tally.operations / 2);
       expect(tally.declined).toBeLessThan(tally.operations / 4);
-      expect(tally.loaded).toBeGreaterThan(runs / 20);
+      // Too rare to ask of a few programs; then all declarations together are asked, below.
+      if (runs >= 200) expect(tally.loaded).toBeGreaterThan(runs / 20);
     },
     timeoutMs,
   );
@@ -48,9 +48,6 @@ describe(`random programs, ${runs} for each declaration, STRATA_SEED=${seed}`, (
   test("all together did something of everything", () => {
     // Of some declarations alone it cannot be asked.
     if (tallies.length < declarations.length) return;
-    expect(sum("done") + sum("feeds")).toBeGreaterThan(sum("operations") / 2);
-    expect(sum("rowsCompared")).toBeGreaterThan(sum("operations") / 2);
-    expect(sum("declined")).toBeLessThan(sum("operations") / 4);
     expect(sum("loaded")).toBeGreaterThan((runs * declarations.length) / 20);
     for (const key of Object.keys(newTally()) as (keyof Tally)[]) {
       expect({ key, count: sum(key) }).not.toEqual({ key, count: 0 });
