@@ -601,35 +601,60 @@ pub const Engine = struct {
         }
     }
 
-    /// Saves or restores. The books are held for as long: what is written must belong together.
     fn run_state(self: *Engine, work: *const StateWork) status.Error!void {
+        const fingerprint = self.model.value.file.value.inner.fingerprint();
+        switch (work.action) {
+            .save => |path| try self.save(path, fingerprint, work.holders),
+            .restore => |state| try self.restore(&state.value, fingerprint, work.holders),
+        }
+    }
+
+    /// The books are held only for as long as they are read: others need not wait for the disk.
+    fn save(self: *Engine, path: []const u8, fingerprint: [16]u8, holders: []const HolderRef) status.Error!void {
+        var saving: memory_state.Saving = try .open(self.gpa, &self.memory, path, &self.cancel);
+        defer saving.deinit();
+        try self.hold_saved(&saving, holders);
+        const written = saving.write_cells();
+        self.memory_mutex.lock();
+        saving.let_go();
+        self.memory_mutex.unlock();
+        try written;
+        try saving.finish(fingerprint);
+    }
+
+    fn hold_saved(self: *Engine, saving: *memory_state.Saving, holders: []const HolderRef) status.Error!void {
+        const saved = try self.gpa.alloc(memory_state.Saved, holders.len);
+        defer self.gpa.free(saved);
         self.memory_mutex.lock();
         defer self.memory_mutex.unlock();
-        const fingerprint = self.model.value.file.value.inner.fingerprint();
-        const saved = try self.gpa.alloc(memory_state.Saved, work.holders.len);
-        defer self.gpa.free(saved);
-        const targets = try self.gpa.alloc(u32, work.holders.len);
-        defer self.gpa.free(targets);
-        for (work.holders, saved, targets, 0..) |holder, *one, *target, index| {
-            if (holder.is_snapshot == 0) try self.resolve(holder.number);
-            target.* = if (holder.is_snapshot == 0) holder.number else try self.memory.snapshot_holder(holder.number);
-            one.* = .{ .holder = target.*, .info = .{
-                .is_snapshot = holder.is_snapshot,
-                .of = if (holder.is_snapshot == 0) @intCast(index) else holder.of,
-                .position = self.memory.bounds_of(target.*).end,
-                .tokens = self.memory.histories[target.*].len(),
+        for (holders, saved, 0..) |ref, *one, index| {
+            if (ref.is_snapshot == 0) try self.resolve(ref.number);
+            const holder = try self.holder_of(ref);
+            one.* = .{ .holder = holder, .info = .{
+                .is_snapshot = ref.is_snapshot,
+                .of = if (ref.is_snapshot == 0) @intCast(index) else ref.of,
+                .position = self.memory.bounds_of(holder).end,
+                .tokens = self.memory.histories[holder].len(),
             } };
         }
-        switch (work.action) {
-            .save => |path| try memory_state.save(self.gpa, &self.memory, path, fingerprint, saved, &self.cancel),
-            .restore => |state| {
-                for (saved) |one| if (one.info.tokens > 0) {
-                    return status.fail(error.Refused, "a state is restored to empty sequences", .{});
-                };
-                const vocabulary: u32 = @intCast(self.config.vocabulary);
-                try memory_state.restore(self.gpa, &self.memory, &state.value, fingerprint, vocabulary, targets);
-            },
+        try saving.hold(saved);
+    }
+
+    fn restore(self: *Engine, state: *const memory_state.State, fingerprint: [16]u8, holders: []const HolderRef) status.Error!void {
+        try state.verify();
+        const targets = try self.gpa.alloc(u32, holders.len);
+        defer self.gpa.free(targets);
+        self.memory_mutex.lock();
+        defer self.memory_mutex.unlock();
+        for (holders, targets) |ref, *target| {
+            target.* = try self.holder_of(ref);
+            if (self.memory.histories[target.*].len() > 0) return status.fail(error.Refused, "a state is restored to empty sequences", .{});
         }
+        try memory_state.restore(self.gpa, &self.memory, state, fingerprint, @intCast(self.config.vocabulary), targets);
+    }
+
+    fn holder_of(self: *const Engine, ref: HolderRef) status.Error!u32 {
+        return if (ref.is_snapshot == 0) ref.number else self.memory.snapshot_holder(ref.number);
     }
 
     /// Makes a sequence's states be what they stand for, if they were only taken back to.

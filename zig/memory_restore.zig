@@ -25,7 +25,8 @@ const block_cells = attention_pool.block_cells;
 /// Of a file's block: the holder that is restored has nothing in it.
 const not_taken = std.math.maxInt(u32);
 
-/// Gives the file's holders to `targets`, which are empty, one for each in the file's order. All or nothing.
+/// Gives the file's holders to `targets`, which are empty, one for each in the file's order. All or nothing. The file was
+/// verified: that reads all of it, and needs no memory.
 pub fn run(
     gpa: std.mem.Allocator,
     memory: *Memory,
@@ -34,7 +35,6 @@ pub fn run(
     vocabulary: u32,
     targets: []const u32,
 ) status.Error!void {
-    try state.verify();
     const identity = state.reader.identity();
     if (!std.mem.eql(u8, &identity.fingerprint, &fingerprint)) {
         return status.fail(error.Refused, "{s}: this state belongs to another model file", .{state.path});

@@ -10,7 +10,7 @@ const block_cells = @import("attention_pool.zig").block_cells;
 const Reader = state_file.Reader;
 
 pub const Saved = @import("memory_save.zig").Saved;
-pub const save = @import("memory_save.zig").run;
+pub const Saving = @import("memory_save.zig").Saving;
 pub const restore = @import("memory_restore.zig").run;
 
 /// The sections of a file; what an index counts is said with each.
