@@ -2,7 +2,7 @@
 import type { Model } from "../model/model.ts";
 import { defineCheck } from "./check.ts";
 import { specsOf } from "./made-model.ts";
-import { firstDivergence, type Recording } from "./recorder.ts";
+import { firstDivergence, liveCalls, liveWeights, type Recording } from "./recorder.ts";
 import { Mistake, NothingToCheck, type Subject } from "./subject.ts";
 
 /** What the longest texts of the checks need. */
@@ -90,28 +90,39 @@ async function runWithout(subject: Subject, kind: string): Promise<void> {
 
 export const use = defineCheck("weights and memories are used", async (subject) => {
   const recording = await recordOne(subject, 7);
-  let unread = [...recording.given].filter((name) => !recording.weights.has(name));
-  if (unread.length > 0 && subject.options.model === undefined) {
+  const used = liveWeights(recording);
+  let unused = [...recording.given].filter((name) => !used.has(name));
+  if (unused.length > 0 && subject.options.model === undefined) {
     // Of weights that stand for one another, each is taken where the others are not there.
     for (const kind of await lackingKinds(subject)) {
       const before = subject.recordings.length;
       await runWithout(subject, kind);
-      const taken = subject.recordings.slice(before).map(({ weights }) => weights);
-      unread = unread.filter((name) => !taken.some((weights) => weights.has(name)));
+      const others = subject.recordings.slice(before).map(liveWeights);
+      unused = unused.filter((name) => !others.some((weights) => weights.has(name)));
     }
   }
-  if (unread.length > 0) {
-    throw new Mistake(`the graph never takes the weight ${quoted(unread)}: what it is for is left out`);
+  const taken = new Set(recording.calls.flatMap(({ weights }) => weights));
+  const untaken = unused.filter((name) => !taken.has(name));
+  if (untaken.length > 0) {
+    throw new Mistake(`the graph never takes the weight ${quoted(untaken)}: what it is for is left out`);
   }
   const wrong = memoryMistakes(recording);
   if (wrong.length > 0) throw new Mistake(wrong.join("; "));
-  return `${recording.weights.size} weights, ${recording.calls.filter(({ memory }) => memory !== undefined).length} operations on memories`;
+  if (unused.length > 0) {
+    throw new Mistake(`what the graph makes of the weight ${quoted(unused)} does not get into the logits`);
+  }
+  return `${used.size} weights, ${recording.calls.filter(({ memory }) => memory !== undefined).length} operations on memories`;
 });
 
-/** Operations of a layer on another layer's memory that it does not declare to share. */
-function memoryMistakes({ calls }: Recording): string[] {
-  return calls.flatMap(({ layer, memory, text }) => {
-    if (memory === undefined || layer === undefined || layer === memory.layer) return [];
+/** Operations of a layer on another layer's memory that it does not declare to share, and those that change no logits. */
+function memoryMistakes(recording: Recording): string[] {
+  const live = liveCalls(recording);
+  return recording.calls.flatMap((call) => {
+    const { layer, memory, text } = call;
+    if (memory === undefined) return [];
+    const place = layer === undefined ? "" : `layer ${layer}: `;
+    if (!live.has(call)) return [`${place}${short(text)} is computed and its result is not used`];
+    if (layer === undefined || layer === memory.layer) return [];
     return [
       `layer ${layer} uses the memory "${memory.name}" of layer ${memory.layer} without declaring shared(...): ${short(text)}`,
     ];

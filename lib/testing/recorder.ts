@@ -11,6 +11,10 @@ export interface Call {
   readonly layer: number | undefined;
   /** The call with its arguments: tensors by their number in this record, weights and memories by name. */
   readonly text: string;
+  /** Tensors that it took, by their numbers as in `text`. */
+  readonly tensors: readonly string[];
+  /** Names of the weights that it took. */
+  readonly weights: readonly string[];
   /** The number of the tensor that it gave, as in `text`. */
   readonly result: string | undefined;
   /** The memory that it is about. */
@@ -22,10 +26,31 @@ export interface Recording {
   readonly rows: number;
   readonly outputs: number;
   readonly calls: readonly Call[];
-  /** Names of the weights that some operation took. */
-  readonly weights: ReadonlySet<string>;
+  /** The number of the tensor that the plugin returned; undefined where it threw. */
+  readonly logits: string | undefined;
   /** Names of the weights that the plugin was given. */
   readonly given: ReadonlySet<string>;
+}
+
+/** The calls that the logits come from. Keys that are stored in a memory matter to all that reads it. */
+export function liveCalls({ calls, logits }: Recording): ReadonlySet<Call> {
+  const live = new Set<Call>();
+  const tensors = new Set([logits]);
+  const read = new Set<number>();
+  for (const call of calls.toReversed()) {
+    const { method, memory, result } = call;
+    const isStored = method === "attend" && memory !== undefined && !memory.isShared && read.has(memory.number);
+    if (!isStored && (result === undefined || !tensors.has(result))) continue;
+    live.add(call);
+    for (const tensor of call.tensors) tensors.add(tensor);
+    if (method === "attend" && memory !== undefined) read.add(memory.owner);
+  }
+  return live;
+}
+
+/** Names of the weights that the logits come from. */
+export function liveWeights(recording: Recording): ReadonlySet<string> {
+  return new Set([...liveCalls(recording)].flatMap(({ weights }) => weights));
 }
 
 /** An architecture whose graphs are written down as they are built. */
@@ -50,7 +75,7 @@ export function recordGraphs(architecture: Architecture): RecordedArchitecture {
             const recorder = new Recorder(g, weightNames(weights));
             // Before it is built, so that one that throws is kept too.
             recordings.push(recorder);
-            return read.graph(recorder.graph, weights, memories);
+            return recorder.finish(read.graph(recorder.graph, weights, memories));
           },
         };
       },
@@ -68,7 +93,7 @@ class Recorder implements Recording {
   readonly rows: number;
   readonly outputs: number;
   readonly calls: Call[] = [];
-  readonly weights = new Set<string>();
+  logits: string | undefined;
   /** Looks like the graph, and writes down what is called. */
   readonly graph: Graph;
   private layer: number | undefined;
@@ -90,6 +115,13 @@ class Recorder implements Recording {
     });
   }
 
+  /** Writes down what the plugin returned, which may be anything. */
+  finish(logits: Tensor): Tensor {
+    const number = this.numbers.get(logits);
+    this.logits = number === undefined ? undefined : `t${number}`;
+    return logits;
+  }
+
   private *walk<T extends { readonly index: number }>(layers: Iterable<T>): Generator<T> {
     for (const layer of layers) {
       this.layer = layer.index;
@@ -99,13 +131,17 @@ class Recorder implements Recording {
   }
 
   private call(method: string, args: readonly unknown[], run: AnyFunction): unknown {
+    const tensors: string[] = [];
+    const weights: string[] = [];
     const show = (value: unknown): string => {
       if (value instanceof Tensor) {
         const number = this.numbers.get(value);
-        return number === undefined ? "a tensor of another graph" : `t${number}`;
+        if (number === undefined) return "a tensor of another graph";
+        tensors.push(`t${number}`);
+        return `t${number}`;
       }
       if (value instanceof Weight) {
-        this.weights.add(value.name);
+        weights.push(value.name);
         return value.name;
       }
       if (isHandle(value)) return `${value.layer}.${value.name}`;
@@ -118,7 +154,7 @@ class Recorder implements Recording {
     const tensor = run(...args);
     if (tensor instanceof Tensor && !this.numbers.has(tensor)) this.numbers.set(tensor, this.numbers.size);
     const call: Call = {
-      ...{ method, layer: this.layer, text },
+      ...{ method, layer: this.layer, text, tensors, weights },
       result: tensor instanceof Tensor ? `t${this.numbers.get(tensor)}` : undefined,
       ...(isHandle(first) ? { memory: first } : {}),
     };

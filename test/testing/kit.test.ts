@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
+  attention,
   defineArchitecture,
   given,
   layerCount,
@@ -9,6 +10,7 @@ import {
   openModelFile,
   perLayer,
   recurrent,
+  shared,
   table,
   vector,
   type Metadata,
@@ -135,6 +137,47 @@ const halves = defineArchitecture({
     }
     return g.mulMat(w.head, g.selectOutputs(x));
   },
+});
+
+/** Its first layer stores keys for the second, and makes nothing of them itself; `isRead` is whether the second looks. */
+const lender = (isRead: boolean) =>
+  defineArchitecture({
+    apiVersion: 1,
+    names: ["lender"],
+    config: (m) => ({ vocabulary: m.count("lender.vocab_size"), contextLength: m.count("lender.context_length") }),
+    memory: () => [{ kv: attention({ heads: 1, keyDim: 8, valueDim: 8 }) }, { kv: shared(0, "kv") }],
+    weights: (c) => ({
+      embedding: table("token_embd.weight", [8, c.vocabulary]),
+      head: matrix("output.weight", [8, c.vocabulary]),
+      layers: [0, 1].map((i) => ({ q: matrix(`blk.${i}.attn_q.weight`, [8, 8]) })),
+    }),
+    graph: (g, _, w, memories) => {
+      let x = g.getRows(w.embedding, g.tokens());
+      for (const { index, layer, memory } of g.layers(w.layers, memories)) {
+        const made = g.reshape(g.mulMat(layer.q, x), 8, 1, g.rows);
+        const attended = g.attend(
+          memory.kv,
+          index === 0 ? { queries: made, keys: made, values: made } : { queries: made },
+        );
+        if (index === 1) x = g.add(x, isRead ? g.reshape(attended, 8, g.rows) : g.mulMat(layer.q, x));
+      }
+      return g.mulMat(w.head, g.selectOutputs(x));
+    },
+  });
+
+describe("what is stored for another layer alone", () => {
+  const only = ["weights and memories are used"];
+
+  test("is used where that layer's result is", async () => {
+    const { checks } = await checkArchitecture(lender(true), { only });
+    expect(checks.filter(({ outcome }) => outcome === "failed")).toEqual([]);
+  });
+
+  test("is not where it is not, and both are named", async () => {
+    const { checks } = await checkArchitecture(lender(false), { only });
+    const [failed] = checks.filter(({ outcome }) => outcome === "failed");
+    expect(failed?.message).toMatch(/layer 0: attend\(0.kv.* is computed and .*; layer 1: attend\(1.kv.* is not used/);
+  });
 });
 
 test("an architecture without memories passes", async () => {

@@ -59,6 +59,9 @@ export type Planted =
   | "other graph for one token"
   | "mean over the step"
   | "bias forgotten"
+  | "bias added to nothing"
+  | "attention dropped"
+  | "recurrence dropped"
   | "memory forgotten"
   | "memory given but not used in the result"
   | "logarithm of negative numbers"
@@ -90,7 +93,11 @@ export function toy(planted: Planted): Architecture {
   const mixConvolution = (g: Graph, x: Tensor, w: Weights<typeof convolutionWeights>, memory: MemoryHandle): Tensor => {
     const input = g.mulMat(w.input, x);
     if (is("convolution over the step's rows")) return g.mulMat(w.output, convolveRows(g, input, w));
-    const options = { state: "conv", bias: is("bias forgotten") ? undefined : w.bias, silu: true };
+    const options = {
+      state: "conv",
+      bias: is("bias forgotten", "bias added to nothing") ? undefined : w.bias,
+      silu: true,
+    };
     let weight: Weight | Tensor = w.taps;
     if (is("taps reversed")) {
       const pieces = Array.from({ length: taps }, (_, i) => g.cont(g.slice(w.taps, taps - 1 - i, 1)));
@@ -98,6 +105,7 @@ export function toy(planted: Planted): Architecture {
     }
     let convolved = g.convolve(memory, input, { ...options, weight });
     if (is("one state for two operations")) convolved = g.convolve(memory, convolved, { ...options, weight });
+    if (is("bias added to nothing")) g.add(convolved, w.bias);
     return g.mulMat(w.output, convolved);
   };
 
@@ -135,7 +143,9 @@ export function toy(planted: Planted): Architecture {
     };
     const fewer = is("too few inputs") ? 3 : 0;
     // Taps that the graph puts in another order are not there when states are computed again.
-    const logged = is("taps reversed", "bias forgotten", "one state for two operations") ? 0 : channels - fewer;
+    const logged = is("taps reversed", "bias forgotten", "bias added to nothing", "one state for two operations")
+      ? 0
+      : channels - fewer;
     if (kind === "conv") return states(recurrent({ conv: [channels, taps - 1] }, { inputs: logged }));
     if (kind === "lru") return states(recurrent({ lru: [channels] }, { inputs: 2 * channels }));
     const shape = { heads: kvHeads, keyDim: headDim, valueDim: headDim };
@@ -193,6 +203,8 @@ export function toy(planted: Planted): Architecture {
         if (is("other graphs after some time") && kind === "full" && calls > 8) mixed = g.scale(mixed, 1.1);
         if (is("keeps a tensor") && kind === "full" && kept !== undefined && kept.shape[1] === g.rows)
           mixed = g.add(mixed, kept);
+        if (is("attention dropped") && kind === "full") mixed = normed;
+        if (is("recurrence dropped") && kind === "lru") mixed = normed;
         if (is("memory given but not used in the result")) mixed = g.scale(mixed, 0);
         if (isLast) [x, mixed] = select(g, x, mixed);
         x = is("no residual") && kind === "window" ? mixed : g.add(x, mixed);
