@@ -14,6 +14,7 @@ import {
   layerCount,
   matrix,
   mlpWeights,
+  optional,
   perLayer,
   recurrentLayers,
   ropeOptions,
@@ -22,10 +23,12 @@ import {
   selfAttention,
   share,
   steppedLayerCount,
+  StrataError,
   supportsOnly,
   table,
   vector,
   vocabularySize,
+  type BoundWeights,
   type Metadata,
 } from "ggstrata";
 
@@ -70,12 +73,12 @@ export const qwen3next = defineArchitecture({
     const { eps, heads } = c;
     const rope = { ...c.rope, mode: "neox" } as const;
     let x = g.getRows(w.embedding, g.tokens());
-    for (const { layer, memory, isLast } of g.layers(w.layers, memories)) {
+    for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
       const { mixer } = layer;
       const normed = g.rmsNorm(x, eps, layer.norm);
       let mixed =
         mixer.net !== undefined
-          ? gatedDeltaNet(g, normed, mixer.net, { ...c.net, eps, memory: memory.net })
+          ? gatedDeltaNet(g, normed, completeNet(index, mixer.net), { ...c.net, eps, memory: memory.net })
           : selfAttention(g, normed, mixer.attn, { memory: memory.attn, heads, rope, eps, gated: true });
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, mixed);
@@ -129,9 +132,22 @@ function readLayers(m: Metadata, heads: number) {
   return layers.slice(0, steppedLayerCount(m, "qwen3next", all));
 }
 
+/** Older files have one matrix, `ssm_in`, where others have `attn_qkv` and `attn_gate`. */
 function netWeights(c: Config, i: number) {
+  const { keyHeads, valueHeads, keyDim, valueDim } = c.net;
+  const { qkv, gate, ...others } = gatedDeltaWeights(i, c.width, c.net);
   return {
-    ...gatedDeltaWeights(i, c.width, c.net),
-    betaAlpha: matrix(`blk.${i}.ssm_ba.weight`, [c.width, 2 * c.net.valueHeads]),
+    ...others,
+    qkv: optional(qkv),
+    gate: optional(gate),
+    qkvGate: optional(matrix(`blk.${i}.ssm_in.weight`, [c.width, 2 * keyHeads * keyDim + 2 * valueHeads * valueDim])),
+    betaAlpha: matrix(`blk.${i}.ssm_ba.weight`, [c.width, 2 * valueHeads]),
   };
+}
+
+function completeNet(i: number, { qkv, gate, qkvGate, ...others }: BoundWeights<ReturnType<typeof netWeights>>) {
+  if (qkv !== undefined && gate !== undefined) return { ...others, qkv, gate };
+  if (qkvGate !== undefined) return { ...others, qkvGate };
+  const name = qkv === undefined ? "attn_qkv" : "attn_gate";
+  throw new StrataError("bad_format", `the tensor "blk.${i}.${name}.weight" is missing`);
 }

@@ -21,12 +21,8 @@ export interface GatedDeltaShape {
 }
 
 interface GatedDeltaBase {
-  /** `[d, 2 keyHeads keyDim + valueHeads valueDim]`: queries, keys, values. */
-  readonly qkv: Operand;
   /** `[taps, 2 keyHeads keyDim + valueHeads valueDim]` */
   readonly convolution: Operand;
-  /** The output's gate, `[d, valueHeads valueDim]`. */
-  readonly gate: Operand;
   /** `[valueHeads]`, negative: already -exp(A_log). */
   readonly a: Operand;
   /** `[valueHeads]` */
@@ -37,6 +33,20 @@ interface GatedDeltaBase {
   readonly output: Operand;
 }
 
+/** What gives queries, keys and values, and the output's gate. */
+type GatedDeltaProjections =
+  | {
+      /** `[d, 2 keyHeads keyDim + valueHeads valueDim]`: queries, keys, values. */ readonly qkv: Operand;
+      /** `[d, valueHeads valueDim]` */ readonly gate: Operand;
+    }
+  | {
+      /**
+       * `[d, 2 keyHeads keyDim + 2 valueHeads valueDim]`: for each key head its query, its key, and the values, then the
+       * gates, of its value heads.
+       */
+      readonly qkvGate: Operand;
+    };
+
 /** What gives each value head's strength of writing (beta) and time step (alpha). */
 type GatedDeltaRates =
   | { /** `[d, valueHeads]` */ readonly beta: Operand; /** `[d, valueHeads]` */ readonly alpha: Operand }
@@ -44,7 +54,7 @@ type GatedDeltaRates =
       /** `[d, 2 valueHeads]`: for each key head the betas, then the alphas, of its value heads. */ readonly betaAlpha: Operand;
     };
 
-export type GatedDeltaWeights = GatedDeltaBase & GatedDeltaRates;
+export type GatedDeltaWeights = GatedDeltaBase & GatedDeltaProjections & GatedDeltaRates;
 
 export interface GatedDeltaOptions extends GatedDeltaShape {
   /** A recurrent memory of the layer, as `gatedDeltaMemory` declares it. */
@@ -73,8 +83,8 @@ export function gatedDeltaMemory(c: GatedDeltaShape): RecurrentMemory {
 export function gatedDeltaNet(g: Graph, x: Operand, w: GatedDeltaWeights, options: GatedDeltaOptions): Tensor {
   const { keyHeads, valueHeads, keyDim, valueDim, mapping = "blocks", eps } = options;
   const memory = given("gatedDeltaNet", options.memory);
-  const mixed = g.convolve(memory, g.mulMat(w.qkv, x), { state: "conv", weight: w.convolution, silu: true });
-  const gate = g.mulMat(w.gate, x);
+  const [projected, gate] = gatedDeltaProjections(g, x, w, options);
+  const mixed = g.convolve(memory, projected, { state: "conv", weight: w.convolution, silu: true });
   const [beta, alpha] = gatedDeltaRates(g, x, w, options);
   const keys = keyHeads * keyDim;
   const y = g.deltaNet(memory, {
@@ -90,6 +100,17 @@ export function gatedDeltaNet(g: Graph, x: Operand, w: GatedDeltaWeights, option
   });
   const normed = g.rmsNorm(g.reshape(y, valueDim, valueHeads, g.rows), eps, w.norm);
   return g.mulMat(w.output, g.glu(gate, g.reshape(normed, valueHeads * valueDim, g.rows), "swiglu"));
+}
+
+/** Queries, keys and values in one, and the output's gate, `[valueHeads valueDim, rows]`. */
+function gatedDeltaProjections(g: Graph, x: Operand, w: GatedDeltaProjections, c: GatedDeltaShape): [Tensor, Tensor] {
+  if ("qkv" in w) return [g.mulMat(w.qkv, x), g.mulMat(w.gate, x)];
+  const values = (c.valueHeads / c.keyHeads) * c.valueDim;
+  const all = g.reshape(g.mulMat(w.qkvGate, x), 2 * c.keyDim + 2 * values, c.keyHeads, g.rows);
+  const part = (from: number, count: number) =>
+    g.reshape(g.cont(g.slice(all, from, count)), count * c.keyHeads, g.rows);
+  const keys = g.concat(part(0, c.keyDim), part(c.keyDim, c.keyDim), 0);
+  return [g.concat(keys, part(2 * c.keyDim, values), 0), part(2 * c.keyDim + values, values)];
 }
 
 /** Beta and alpha of every value head, `[valueHeads, rows]` each. */

@@ -3,7 +3,7 @@ import { openModelFile } from "ggstrata";
 import { median } from "../../lib/cli/format.ts";
 import { buildGraph, declareWeights, memoryHandles } from "../../lib/model/build.ts";
 import { layOutMemory } from "../../lib/memory/layout.ts";
-import { engineConfig } from "../../lib/model/model.ts";
+import { engineConfig } from "../../lib/model/options.ts";
 import { engineFlags, NativeEngine } from "../../lib/native/engine.ts";
 import { architectures } from "../../plugins/index.ts";
 import { Folder } from "../model/help.ts";
@@ -36,7 +36,7 @@ const models: readonly (readonly [name: string, changes: Changes, extras?: RegEx
     { "attention.head_count_kv": repeated([0, 0, 2, 0, 0]) },
     /blk\.\d*[02468]\.ffn_[a-z]*\.weight|blk\.\d*[13579]\.ffn_(gate_inp|.*_exps)/,
   ],
-  ["qwen3next", { "attention.recurrent_layers": undefined }],
+  ["qwen3next", { "attention.recurrent_layers": undefined }, /attn_(qkv|gate)/],
   [
     "nemotron_h",
     { feed_forward_length: repeated([0, 96, 0, 0, 96, 0]), "attention.head_count_kv": repeated([0, 0, 0, 2, 0, 0]) },

@@ -42,9 +42,14 @@ const kimi: Changes = {
   ...{ leading_dense_block_count: 2, expert_count: 6, expert_used_count: 3, expert_shared_count: 2 },
 };
 
-const models: readonly (readonly [string, string, Changes])[] = [
-  ["qwen3next", "three value heads a key head, attention first", { ...qwen, ...qwenExperts }],
-  ["qwen3next", "as many key heads, layers by interval", qwenEven],
+/** What Qwen3-Next's layers are projected by, of which older files have one matrix. */
+const [apart, together] = [/attn_(qkv|gate)\.weight/, /ssm_in\.weight/];
+
+const models: readonly (readonly [string, string, Changes, RegExp?])[] = [
+  ["qwen3next", "three value heads a key head, attention first", { ...qwen, ...qwenExperts }, apart],
+  ["qwen3next", "as many key heads, layers by interval", qwenEven, apart],
+  ["qwen3next", "three value heads a key head, one projection", { ...qwen, ...qwenExperts }, together],
+  ["qwen3next", "as many key heads, one projection", qwenEven, together],
   ["qwen35", "three value heads a key head, attention first", qwen],
   ["qwen35", "as many key heads, layers by interval", qwenEven],
   ["kimi-linear", "latents first, two dense layers, two shared experts", kimi],
@@ -52,9 +57,9 @@ const models: readonly (readonly [string, string, Changes])[] = [
   ["kimi-linear", "one head of one channel more than a vector", { "attention.head_count": 1, "kda.head_dim": 17 }],
 ];
 
-describe.each(models)("%s: %s", (name, _, changes) => {
+describe.each(models)("%s: %s", (name, _, changes, extras) => {
   test("logits are libllama's", async () => {
-    const path = await makeModel(folder.path, name, changes);
+    const path = await makeModel(folder.path, name, changes, extras);
     const tokens = someTokens(50, 3);
     const peerOptions = { kvType: "f32", flashAttention: false, threads } as const;
     const expected = Float32Array.from((await peer.logits({ model: path, tokens, prompt: 40, ...peerOptions })).flat());
@@ -69,7 +74,7 @@ describe.each(models)("%s: %s", (name, _, changes) => {
   });
 
   test("states are computed again from what is logged", async () => {
-    const path = await makeModel(folder.path, name, changes);
+    const path = await makeModel(folder.path, name, changes, extras);
     await using model = await loadModel(path, { context: 256, sequences: 2, kv: "f32", threads, rollback: 4 });
     const methods = new Set(model.memory.layers.flatMap(({ memories }) => memories.map(({ rollback }) => rollback)));
     expect(methods).toEqual(new Set(["truncate", "replay"]));
@@ -106,4 +111,11 @@ const refused: readonly (readonly [string, string, Changes])[] = [
 test.each(refused)("%s is refused by %s", async (name, key, changes) => {
   const { message } = await refusal(loadModel(writeHeader(folder.path, name, changes)));
   expect(message).toContain(`"${name}.${key}"`);
+});
+
+test("a projection that is missing is named", async () => {
+  const path = await makeModel(folder.path, "qwen3next", qwenEven, /attn_qkv\.weight/);
+  const { code, message } = await refusal(loadModel(path));
+  expect(code).toBe("bad_format");
+  expect(message).toMatch(/qwen3next, layer 0: the tensor "blk.0.attn_gate.weight" is missing/);
 });

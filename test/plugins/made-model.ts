@@ -20,7 +20,7 @@ const isFloat = /rope\.(freq_base|scal)/;
  * that a file may lack it has those whose names `extras` matches.
  */
 export async function makeModel(folder: string, name: string, changes: Changes, extras?: RegExp): Promise<string> {
-  const path = writeHeader(folder, name, changes);
+  const path = writeHeader(folder, name, changes, extras?.source);
   const { values } = Gguf.read(path);
   using header = openModelFile(path);
   const architecture = architectures.find(({ names }) => names.includes(name));
@@ -39,12 +39,12 @@ export async function makeModel(folder: string, name: string, changes: Changes, 
   return path;
 }
 
-/** The same file without its tensors. */
-export function writeHeader(folder: string, name: string, changes: Changes): string {
+/** The same file without its tensors. Files of other changes, or of another `mark`, have other paths. */
+export function writeHeader(folder: string, name: string, changes: Changes, mark = ""): string {
   // Folders of fixtures have no underscores.
   const gguf = Gguf.read(readFixture(name.replaceAll("_", "-")).model);
   for (const [key, value] of Object.entries(changes)) change(gguf, `${name}.${key}`, value);
-  const path = join(folder, `${name}-${Bun.hash(Object.entries(changes).join(";")).toString(16)}.gguf`);
+  const path = join(folder, `${name}-${Bun.hash([...Object.entries(changes), mark].join(";")).toString(16)}.gguf`);
   writeFileSync(path, new Gguf(gguf.values, []).write());
   return path;
 }
