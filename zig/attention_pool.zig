@@ -510,7 +510,7 @@ test "a full pool is seen before anything changes" {
     var estimate = try pool.estimate_begin(testing.allocator);
     defer estimate.deinit(testing.allocator);
     const free = pool.blocks.free_count;
-    pool.estimate_add(&estimate, &.{.{ .sequence = 0, .first_row = 0, .count = 1500, .first_position = 0 }});
+    try pool.estimate_add(testing.allocator, &estimate, &.{.{ .sequence = 0, .first_row = 0, .count = 1500, .first_position = 0 }});
     try testing.expectEqual(24 - @as(i64, free), estimate.lacking);
     try testing.expectEqual(free, pool.blocks.free_count);
 }

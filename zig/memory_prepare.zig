@@ -144,8 +144,8 @@ fn check_room(pool: *const Pool, gpa: std.mem.Allocator, batch: *const Batch) st
         inline else => |*leaf| {
             var estimate = try leaf.estimate_begin(gpa);
             defer estimate.deinit(gpa);
-            for (batch.sub_batches) |sub_batch| leaf.estimate_add(&estimate, sub_batch.runs);
-            if (estimate.lacking == 0) return;
+            for (batch.sub_batches) |sub_batch| try leaf.estimate_add(gpa, &estimate, sub_batch.runs);
+            if (estimate.lacking <= 0) return;
             var buffer: [64]u8 = undefined;
             return status.fail(error.Full, "{s} is full: {d} cells more are needed than are free; end a sequence, drop a " ++
                 "snapshot, or load with a larger context", .{ pool.describe(&buffer), estimate.lacking * attention_pool.block_cells });

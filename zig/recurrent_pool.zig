@@ -481,7 +481,7 @@ pub const RecurrentPool = struct {
         return .{};
     }
 
-    pub fn estimate_add(_: *const RecurrentPool, _: *Estimate, _: []const Run) void {}
+    pub fn estimate_add(_: *const RecurrentPool, _: std.mem.Allocator, _: *Estimate, _: []const Run) error{OutOfMemory}!void {}
 
     pub const Plan = step_file.Plan;
     pub const apply = step_file.apply;
