@@ -305,6 +305,11 @@ pub const RecurrentPool = struct {
         pool.forget_next_base(h);
     }
 
+    /// Lets go the kept states before a position.
+    pub fn forget_before(pool: *RecurrentPool, h: *Holder, position: i32) void {
+        while (h.kept.items.len > 0 and h.kept.items[0].end < position) pool.release(h.kept.orderedRemove(0).cell);
+    }
+
     pub fn forget_next_base(pool: *RecurrentPool, h: *Holder) void {
         if (h.next_base) |next| pool.release(next.cell);
         h.next_base = null;

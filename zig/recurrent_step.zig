@@ -22,6 +22,9 @@ pub const Plan = struct {
 
     const Cut = struct { run: u32, end: i32, cell: Block };
 
+    /// The positions at which a run leaves states for a rollback: `[from, to)`.
+    const Wanted = struct { from: i32, to: i32 };
+
     /// What a run does besides going on.
     const Course = struct {
         /// It writes the cell that it reads.
@@ -30,6 +33,9 @@ pub const Plan = struct {
         leaves_base: bool = false,
         /// Where its log goes on from, if that starts anew.
         base: ?i32 = null,
+        /// The first position whose inputs are logged, if any are.
+        logs_from: ?i32 = null,
+        wanted: Wanted,
     };
 
     pub fn cell_copies(_: *const Plan) []const CellCopy {
@@ -55,93 +61,77 @@ pub const Plan = struct {
 };
 
 /// Chooses the cells that each run writes. `commit` or `revert` follows.
+///
+/// A sequence owns no more cells than the pool has for it, the new ones included, if it first lets go what the step
+/// makes needless. Where cells are short it does; should the step then fail, what can be taken back is less than before.
 pub fn apply(pool: *RecurrentPool, plan: *Plan, runs: []const Run) void {
-    // What marks and the ends of later runs will need; a rollback gets what is left.
-    // Meanwhile a snapshot that is held in f16 may be restored to any other sequence, which takes a cell.
-    var reserved: u32 = if (pool.config.half_snapshots) pool.config.sequences - @as(u32, @intCast(runs.len)) else 0;
+    var needed: usize = 0;
     for (runs) |run| {
         const h = &pool.holders[run.sequence];
         assert(run.first_position == h.end and !h.pending);
         const course = choose_course(pool, h, run);
         plan.courses.appendAssumeCapacity(course);
-        reserved += @intCast(run.marks.len + @intFromBool(!course.in_place));
+        const wanted = course.wanted;
+        needed += run.marks.len + @intFromBool(!course.in_place) + @as(u32, @intCast(wanted.to - wanted.from));
     }
-    if (pool.cells.free_count < reserved) for (runs, plan.courses.items) |run, course| {
-        if (!course.in_place) pool.forget_next_base(&pool.holders[run.sequence]);
-    };
-    for (runs, plan.courses.items, 0..) |run, *course, index| {
-        const h = &pool.holders[run.sequence];
-        const end = h.end + @as(i32, @intCast(run.count));
-        const wanted = plan_rollback(pool, plan, course, run, end, reserved);
-        cut_run(pool, plan, run, @intCast(index), wanted, end);
-        reserved -= @intCast(run.marks.len + @intFromBool(!course.in_place));
-    }
-}
-
-fn choose_course(pool: *RecurrentPool, h: *RecurrentPool.Holder, run: Run) Plan.Course {
-    if (pool.config.method != .log) return .{};
-    if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
-    const end = h.end + @as(i32, @intCast(run.count));
-    const base = h.base orelse return .{};
-    if (!pool.fits_log(base, end)) {
-        if (!pool.can_move_base(h, end)) return .{};
-        pool.move_to_next_base(h);
-    }
-    const cell = h.cell orelse return .{};
-    if (h.next_base == null and h.end - h.base.?.end >= pool.config.rollback) return .{ .leaves_base = true };
-    return .{ .in_place = run.marks.len == 0 and pool.cells.references[cell] == 1 };
-}
-
-/// The positions at which a run leaves states for a rollback: `[from, to)`.
-const Wanted = struct { from: i32, to: i32 };
-
-fn plan_rollback(pool: *RecurrentPool, plan: *Plan, course: *Plan.Course, run: Run, end: i32, reserved: u32) Wanted {
-    const h = &pool.holders[run.sequence];
-    const rollback: i32 = @intCast(pool.config.rollback);
-    const none: Wanted = .{ .from = end, .to = end };
-    switch (pool.config.method) {
-        .none => return none,
-        .kept => {
-            const from = @max(h.end + 1, end - rollback);
-            const needed: u32 = @intCast(@max(0, end - from));
-            if (pool.cells.free_count < reserved + needed) pool.forget(h);
-            if (pool.cells.free_count < reserved + needed) return none;
-            return .{ .from = from, .to = end };
-        },
-        .log => {
-            const fits = if (h.base) |base| pool.fits_log(base, end) else false;
-            if (fits) {
-                plan.logs.appendAssumeCapacity(.{
-                    .sequence = run.sequence,
-                    .first_row = run.first_row,
-                    .count = run.count,
-                    .first_position = h.end,
-                });
-                return none;
-            }
-            // The log starts anew, as far back as a rollback reaches.
-            const base = @max(h.end, end - rollback);
-            if (base > h.end and pool.cells.free_count < reserved + 1) pool.forget(h);
-            if (base > h.end and pool.cells.free_count < reserved + 1) {
-                course.base = end;
-                return none;
-            }
-            course.base = base;
-            const skipped: u32 = @intCast(base - h.end);
+    if (pool.cells.free_count < needed) for (runs, plan.courses.items) |run, course| let_go_needless(pool, run, course);
+    for (runs, plan.courses.items, 0..) |run, course, index| {
+        if (course.logs_from) |from| {
+            const skipped: u32 = @intCast(from - run.first_position);
             plan.logs.appendAssumeCapacity(.{
                 .sequence = run.sequence,
                 .first_row = run.first_row + skipped,
                 .count = run.count - skipped,
-                .first_position = base,
+                .first_position = from,
             });
-            return if (base > h.end) .{ .from = base, .to = base + 1 } else none;
-        },
+        }
+        cut_run(pool, plan, run, @intCast(index));
+    }
+}
+
+fn choose_course(pool: *RecurrentPool, h: *RecurrentPool.Holder, run: Run) Plan.Course {
+    const end = h.end + @as(i32, @intCast(run.count));
+    const reach = end - @as(i32, @intCast(pool.config.rollback));
+    const none: Plan.Wanted = .{ .from = end, .to = end };
+    switch (pool.config.method) {
+        .none => return .{ .wanted = none },
+        .kept => return .{ .wanted = .{ .from = @max(h.end + 1, reach), .to = end } },
+        .log => {},
+    }
+    if (h.base == null and h.cell == null) h.base = .{ .cell = null, .end = 0 };
+    if (h.base) |base| if (!pool.fits_log(base, end) and pool.can_move_base(h, end)) pool.move_to_next_base(h);
+    if (h.base == null or !pool.fits_log(h.base.?, end)) {
+        // The log starts anew, as far back as a rollback reaches.
+        const base = @max(h.end, reach);
+        return .{ .base = base, .logs_from = base, .wanted = if (base > h.end) .{ .from = base, .to = base + 1 } else none };
+    }
+    const cell = h.cell orelse return .{ .logs_from = h.end, .wanted = none };
+    if (h.next_base == null and h.end - h.base.?.end >= pool.config.rollback) {
+        return .{ .leaves_base = true, .logs_from = h.end, .wanted = none };
+    }
+    return .{
+        .in_place = run.marks.len == 0 and pool.cells.references[cell] == 1,
+        .logs_from = h.end,
+        .wanted = none,
+    };
+}
+
+/// What no rollback needs when the run has been computed, and what only spares work.
+fn let_go_needless(pool: *RecurrentPool, run: Run, course: Plan.Course) void {
+    const h = &pool.holders[run.sequence];
+    switch (pool.config.method) {
+        .none => {},
+        .kept => pool.forget_before(h, h.end + @as(i32, @intCast(run.count)) - @as(i32, @intCast(pool.config.rollback))),
+        .log => if (course.base != null) pool.forget(h) else if (!course.in_place) pool.forget_next_base(h),
     }
 }
 
 /// Cuts a run into segments after every position whose state is wanted.
-fn cut_run(pool: *RecurrentPool, plan: *Plan, run: Run, index: u32, wanted: Wanted, end: i32) void {
+fn cut_run(pool: *RecurrentPool, plan: *Plan, run: Run, index: u32) void {
     const h = &pool.holders[run.sequence];
+    const course = plan.courses.items[index];
+    const wanted = course.wanted;
+    const end = h.end + @as(i32, @intCast(run.count));
     var at = h.end;
     var cell: i32 = if (h.cell) |own| @intCast(own) else -1;
     var mark: usize = 0;
@@ -151,8 +141,7 @@ fn cut_run(pool: *RecurrentPool, plan: *Plan, run: Run, index: u32, wanted: Want
         if (mark < run.marks.len) next = @min(next, run.marks[mark].position);
         const state = @max(at + 1, wanted.from);
         if (state < wanted.to) next = @min(next, state);
-        const in_place = plan.courses.items[index].in_place;
-        const to = if (in_place) h.cell.? else pool.cells.take(null).?;
+        const to = if (course.in_place) h.cell.? else pool.cells.take(null).?;
         plan.segments.appendAssumeCapacity(.{
             .first_row = run.first_row + @as(u32, @intCast(at - h.end)),
             .rows = @intCast(next - at),
@@ -219,7 +208,7 @@ fn give_snapshot(pool: *RecurrentPool, mark: batch.Mark, cell: ?Block) void {
 /// Lets go what is older than a rollback can need.
 fn forget_old(pool: *RecurrentPool, h: *RecurrentPool.Holder) void {
     const reach = h.end - @as(i32, @intCast(pool.config.rollback));
-    while (h.kept.items.len > 0 and h.kept.items[0].end < reach) pool.release(h.kept.orderedRemove(0).cell);
+    pool.forget_before(h, reach);
     if (h.next_base) |next| if (next.end <= reach) pool.move_to_next_base(h);
 }
 
@@ -400,4 +389,78 @@ test "decoding on writes in place, changes bases without a replay, and comes bac
     pool.clear(0);
     pool.clear(1);
     try testing.expectEqual(6, pool.cells.free_count);
+}
+
+test "as much as was asked for can be taken back, whatever was fed before and beside" {
+    const gpa = testing.allocator;
+    var random: std.Random.DefaultPrng = .init(testing.random_seed);
+    const r = random.random();
+    for (0..400) |round| {
+        const rollback = r.intRangeAtMost(u32, 1, 5);
+        var pool: RecurrentPool = try .init(gpa, .{
+            .sequences = 3,
+            .snapshots = 2,
+            .method = if (round % 2 == 0) .kept else .log,
+            .rollback = rollback,
+        });
+        defer pool.deinit();
+        var plan: RecurrentPool.Plan = .{};
+        defer plan.deinit(gpa);
+        var replays: std.ArrayList(recurrent_pool.Replay) = .empty;
+        defer replays.deinit(gpa);
+        // What can be taken back of each reaches no further: it was restored there, or taken back from a later end.
+        var since: [3]i32 = @splat(0);
+        for (0..60) |_| {
+            var runs: [3]Run = undefined;
+            var count: usize = 0;
+            var marks: [2]batch.Mark = undefined;
+            var marked: usize = 0;
+            for (0..3) |sequence| if (r.boolean()) {
+                const end = pool.held(@intCast(sequence)).end;
+                runs[count] = test_run(@intCast(sequence), end, if (r.boolean()) 1 else r.intRangeAtMost(u32, 1, 12));
+                if (marked < 2 and r.boolean()) {
+                    const holder: u32 = @intCast(3 + marked);
+                    pool.clear(holder);
+                    marks[marked] = .{ .position = end + r.intRangeAtMost(i32, 0, @intCast(runs[count].count)), .holder = holder };
+                    runs[count].marks = marks[marked..][0..1];
+                    marked += 1;
+                }
+                count += 1;
+            };
+            replays.clearRetainingCapacity();
+            try pool.plan_replays(gpa, runs[0..count], &replays);
+            for (replays.items) |replay| pool.finish_replay(replay, .{});
+            try test_step(&pool, &plan, runs[0..count]);
+            pool.commit(&plan, runs[0..count]);
+            for (0..3) |sequence| {
+                const end = pool.held(@intCast(sequence)).end;
+                var back: i32 = 1;
+                while (back <= rollback and end - back >= @max(since[sequence], 1)) : (back += 1) {
+                    try testing.expectEqual(null, pool.remove_refusal(@intCast(sequence), end - back, end));
+                }
+            }
+            const one = r.uintLessThan(u32, 3);
+            const end = pool.held(one).end;
+            switch (r.uintLessThan(u32, 6)) {
+                0 => if (end > since[one] + 1) {
+                    try pool.remove(one, end - 1, end);
+                    since[one] = @max(since[one], end - @as(i32, @intCast(rollback)));
+                },
+                1 => {
+                    pool.clear(one);
+                    try pool.copy(3, one);
+                    since[one] = pool.held(one).end;
+                },
+                2 => {
+                    const other = (one + 1) % 3;
+                    pool.clear(other);
+                    try pool.copy(one, other);
+                    since[other] = since[one];
+                },
+                else => {},
+            }
+        }
+        for (0..5) |holder| pool.clear(@intCast(holder));
+        try testing.expectEqual(pool.cell_count(), pool.cells.free_count);
+    }
 }
