@@ -46,12 +46,7 @@ export const falconH1 = defineArchitecture({
       ssm: { ...mamba2Weights(i, c), norm: optional(mamba2Weights(i, c).norm) },
       // Named without ".weight" in these files.
       mlpNorm: vector(`blk.${i}.ffn_norm`, [c.width]),
-      mlp: {
-        ...mlpWeights(i, c.width, c.hidden),
-        gateBias: optional(vector(`blk.${i}.ffn_gate.bias`, [c.hidden])),
-        upBias: optional(vector(`blk.${i}.ffn_up.bias`, [c.hidden])),
-        downBias: optional(vector(`blk.${i}.ffn_down.bias`, [c.width])),
-      },
+      mlp: mlpWeights(i, c.width, c.hidden),
     })),
   }),
 

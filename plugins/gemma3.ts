@@ -7,21 +7,23 @@ import {
   layerCount,
   matrix,
   mlpWeights,
+  perLayer,
   ropeOptions,
   selfAttention,
   share,
   table,
   vector,
   vocabularySize,
+  type Metadata,
 } from "ggstrata";
 
-/** Every sixth layer sees all tokens, the others a window. */
-const globalPeriod = 6;
+/** Where no key says otherwise, every sixth layer sees all tokens. */
+const usualPeriod = 6;
 
 /** The 27B model, which no key names, scales queries by the width per head instead of the head's own. */
 const layersOf27B = 62;
 
-/** Gemma 3 (arXiv:2503.19786): five layers with a sliding window to one with full attention, norms before and after. */
+/** Gemma 3 (arXiv:2503.19786): some layers with a sliding window to one with full attention, norms before and after. */
 export const gemma3 = defineArchitecture({
   apiVersion: 1,
   names: ["gemma3"],
@@ -31,6 +33,7 @@ export const gemma3 = defineArchitecture({
     const heads = m.count("gemma3.attention.head_count");
     const keyDim = m.count("gemma3.attention.key_length", undefined) ?? share(m, "heads", width, heads);
     const layers = layerCount(m, "gemma3");
+    const window = m.count("gemma3.attention.sliding_window", 0);
     return {
       vocabulary: vocabularySize(m, "gemma3"),
       contextLength: m.count("gemma3.context_length"),
@@ -42,7 +45,8 @@ export const gemma3 = defineArchitecture({
       keyDim,
       valueDim: m.count("gemma3.attention.value_length", keyDim),
       queryScale: 1 / Math.sqrt(layers === layersOf27B ? width / heads : keyDim),
-      window: m.count("gemma3.attention.sliding_window"),
+      window,
+      isGlobal: window === 0 ? Array.from({ length: layers }, () => true) : globalLayers(m, layers),
       eps: m.number("gemma3.attention.layer_norm_rms_epsilon"),
       rope: ropeOptions(m, "gemma3", keyDim, 1e6),
       ropeBaseLocal: m.number("gemma3.rope.freq_base_swa", 10000),
@@ -51,12 +55,12 @@ export const gemma3 = defineArchitecture({
   },
 
   memory: (c) =>
-    Array.from({ length: c.layers }, (_, i) => ({
+    c.isGlobal.map((isGlobal) => ({
       attn: attention({
         heads: c.kvHeads,
         keyDim: c.keyDim,
         valueDim: c.valueDim,
-        window: isGlobal(i) ? undefined : c.window,
+        window: isGlobal ? undefined : c.window,
       }),
     })),
 
@@ -78,7 +82,7 @@ export const gemma3 = defineArchitecture({
   graph: (g, c, w, memories) => {
     let x = g.scale(g.getRows(w.embedding, g.tokens()), Math.sqrt(c.width));
     for (const { index, layer, memory, isLast } of g.layers(w.layers, memories)) {
-      const rope = isGlobal(index)
+      const rope = c.isGlobal[index]
         ? ({ ...c.rope, mode: "neox" } as const)
         : ({ dims: c.rope.dims, base: c.ropeBaseLocal, mode: "neox" } as const);
       const normed = g.rmsNorm(x, c.eps, layer.norm);
@@ -94,6 +98,11 @@ export const gemma3 = defineArchitecture({
   },
 });
 
-function isGlobal(layer: number): boolean {
-  return (layer + 1) % globalPeriod === 0;
+/** The layers that see all tokens: one of a number of layers, or those that have no flag of a window. */
+function globalLayers(m: Metadata, layers: number): readonly boolean[] {
+  const key = "gemma3.attention.sliding_window_pattern";
+  const pattern = m.get(key);
+  if (typeof pattern === "object") return perLayer(m, key, layers).map((hasWindow) => hasWindow === 0);
+  const period = m.count(key, usualPeriod);
+  return Array.from({ length: layers }, (_, i) => (i + 1) % period === 0);
 }

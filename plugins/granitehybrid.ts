@@ -135,19 +135,19 @@ function readConfig(m: Metadata) {
     kvHeads: perLayer(m, key("attention.head_count_kv"), layers),
     keyDim,
     valueDim: keyDim,
-    attentionScale: m.number(key("attention.scale"), 1 / Math.sqrt(keyDim)),
+    attentionScale: m.number(key("attention.scale"), 0) || 1 / Math.sqrt(keyDim),
     // A model without rotary embedding says that its scaling was not tuned.
-    rope: m.boolean(key("rope.scaling.finetuned"), false) ? ropeOptions(m, "granitehybrid", keyDim) : undefined,
+    rope: m.boolean(key("rope.scaling.finetuned"), true) ? ropeOptions(m, "granitehybrid", keyDim) : undefined,
     // Mamba-2
     ...mamba2Config(m, "granitehybrid"),
     // experts
     experts: m.count(key("expert_count"), 0),
     used: m.count(key("expert_used_count"), 0),
     sharedHidden: m.count(key("expert_shared_feed_forward_length"), 0),
-    // Granite's multipliers; a missing one is 1
-    embeddingScale: m.number(key("embedding_scale"), 1),
-    residualScale: m.number(key("residual_scale"), 1),
-    logitScale: m.number(key("logit_scale"), 1),
+    // Granite's multipliers; one that is missing, or 0, is 1
+    embeddingScale: m.number(key("embedding_scale"), 0) || 1,
+    residualScale: m.number(key("residual_scale"), 0) || 1,
+    logitScale: m.number(key("logit_scale"), 0) || 1,
   };
 }
 

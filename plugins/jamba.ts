@@ -122,13 +122,13 @@ function ssmWeights(c: Config, i: number) {
 
 /** No key says which layers have experts: the file's tensors do. */
 function eitherWeights({ width, hidden, routing }: Config, i: number) {
-  const dense = mlpWeights(i, width, hidden);
-  if (routing === undefined) return { dense };
+  const { gate, up, down } = mlpWeights(i, width, hidden);
+  if (routing === undefined) return { dense: { gate, up, down } };
   const { router, ...experts } = expertWeights(i, width, hidden, routing.experts);
   return {
     router: optional(router),
     experts: { gate: optional(experts.gate), up: optional(experts.up), down: optional(experts.down) },
-    dense: { gate: optional(dense.gate), up: optional(dense.up), down: optional(dense.down) },
+    dense: { gate: optional(gate), up: optional(up), down: optional(down) },
   };
 }
 

@@ -14,7 +14,6 @@ import {
   shortConvolution,
   shortConvolutionMemory,
   shortConvolutionWeights,
-  supportsOnly,
   table,
   tapCount,
   vector,
@@ -75,8 +74,6 @@ export const lfm2 = defineArchitecture({
 
 function readConfig(m: Metadata) {
   const key = (name: string) => `lfm2.${name}`;
-  // The models that embed texts look both ways.
-  supportsOnly(m, key("attention.causal"), true);
   const layers = layerCount(m, "lfm2");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));

@@ -19,7 +19,6 @@ import {
   shortConvolution,
   shortConvolutionMemory,
   shortConvolutionWeights,
-  supportsOnly,
   table,
   tapCount,
   vector,
@@ -85,8 +84,6 @@ export const lfm2moe = defineArchitecture({
 
 function readConfig(m: Metadata) {
   const key = (name: string) => `lfm2moe.${name}`;
-  // The models that embed texts look both ways.
-  supportsOnly(m, key("attention.causal"), true);
   const layers = layerCount(m, "lfm2moe");
   const width = m.count(key("embedding_length"));
   const heads = m.count(key("attention.head_count"));

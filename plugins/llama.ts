@@ -5,9 +5,11 @@ import {
   blockTensors,
   commonMetadata,
   defineArchitecture,
+  expertWeights,
   gatedMlp,
   layerCount,
   matrix,
+  mixtureOfExperts,
   mlpTensors,
   mlpWeights,
   optional,
@@ -23,7 +25,10 @@ import {
   type HuggingFaceConfig,
 } from "ggstrata";
 
-/** Llama and its kin (arXiv:2302.13971): full attention with rotary embedding, gated MLP, RMS norms. */
+/**
+ * Llama and its kin (arXiv:2302.13971): full attention with rotary embedding, gated MLP, RMS norms. Mixtral
+ * (arXiv:2401.04088), whose files are of the same name, has experts for MLPs.
+ */
 export const llama = defineArchitecture({
   apiVersion: 1,
   names: ["llama"],
@@ -44,6 +49,8 @@ export const llama = defineArchitecture({
       valueDim: m.count("llama.attention.value_length", keyDim),
       eps: m.number("llama.attention.layer_norm_rms_epsilon"),
       rope: ropeOptions(m, "llama", keyDim),
+      experts: m.count("llama.expert_count", 0),
+      used: m.count("llama.expert_used_count", 0),
     };
   },
 
@@ -61,7 +68,10 @@ export const llama = defineArchitecture({
       norm: vector(`blk.${i}.attn_norm.weight`, [c.width]),
       ...attentionWeights(i, c),
       mlpNorm: vector(`blk.${i}.ffn_norm.weight`, [c.width]),
-      ...mlpWeights(i, c.width, c.hidden),
+      mlp:
+        c.experts === 0
+          ? { dense: mlpWeights(i, c.width, c.hidden) }
+          : { moe: expertWeights(i, c.width, c.hidden, c.experts) },
     })),
   }),
 
@@ -73,7 +83,9 @@ export const llama = defineArchitecture({
       let mixed = selfAttention(g, normed, layer, { memory: memory.attn, heads: c.heads, rope });
       if (isLast) [x, mixed] = [g.selectOutputs(x), g.selectOutputs(mixed)];
       x = g.add(x, mixed);
-      x = g.add(x, gatedMlp(g, g.rmsNorm(x, c.eps, layer.mlpNorm), layer));
+      const hidden = g.rmsNorm(x, c.eps, layer.mlpNorm);
+      const { dense, moe } = layer.mlp;
+      x = g.add(x, dense !== undefined ? gatedMlp(g, hidden, dense) : mixtureOfExperts(g, hidden, moe, c));
     }
     return g.mulMat(w.head, g.rmsNorm(x, c.eps, w.norm));
   },

@@ -30,13 +30,10 @@ export function attentionTensors(
   };
 }
 
-/** The tensors of `gatedMlp` from a module with `gate_proj`, `up_proj` and `down_proj`. */
+/** The tensors of `gatedMlp` from a module with `gate_proj`, `up_proj` and `down_proj`, biases too. */
 export function mlpTensors(module: string): TensorTable {
-  return {
-    "ffn_gate.weight": `${module}.gate_proj.weight`,
-    "ffn_up.weight": `${module}.up_proj.weight`,
-    "ffn_down.weight": `${module}.down_proj.weight`,
-  };
+  const { gate, up, down } = { gate: `${module}.gate_proj`, up: `${module}.up_proj`, down: `${module}.down_proj` };
+  return linearTensors({ ffn_gate: gate, ffn_up: up, ffn_down: down });
 }
 
 /** The tensors of `mamba2Mixer` from a module of Mamba-2. */

@@ -38,12 +38,18 @@ export function headNormWeights(layer: number, keyDim: number) {
   };
 }
 
-/** Of `gatedMlp`: `ffn_gate`, `ffn_up` and `ffn_down`; an expert that every token uses has the suffix "_shexp". */
+/**
+ * Of `gatedMlp`: `ffn_gate`, `ffn_up` and `ffn_down`, and their biases where the file has them; an expert that every token
+ * uses has the suffix "_shexp".
+ */
 export function mlpWeights(layer: number, width: number, hidden: number, suffix: "" | "_shexp" = "") {
   return {
     gate: matrix(`blk.${layer}.ffn_gate${suffix}.weight`, [width, hidden]),
     up: matrix(`blk.${layer}.ffn_up${suffix}.weight`, [width, hidden]),
     down: matrix(`blk.${layer}.ffn_down${suffix}.weight`, [hidden, width]),
+    gateBias: optional(vector(`blk.${layer}.ffn_gate${suffix}.bias`, [hidden])),
+    upBias: optional(vector(`blk.${layer}.ffn_up${suffix}.bias`, [hidden])),
+    downBias: optional(vector(`blk.${layer}.ffn_down${suffix}.bias`, [width])),
   };
 }
 

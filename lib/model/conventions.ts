@@ -41,13 +41,14 @@ export function guessingTensors(metadata: Metadata, architecture: string): reado
 }
 
 /**
- * A value of each layer from a key that holds one number for all layers or an array with one for each.
- * Throws where an array has another length.
+ * A value of each layer from a key that holds one number for all layers or an array with one for each; of flags 1 for
+ * true. Throws where an array has another length.
  */
 export function perLayer(metadata: Metadata, key: string, layers: number, fallback?: number): readonly number[] {
   const value = metadata.get(key);
-  if (ArrayBuffer.isView(value)) {
-    const numbers = Array.from(metadata.numbers(key));
+  if (typeof value === "object") {
+    const isFlags = Array.isArray(value) && value.every((flag) => typeof flag === "boolean");
+    const numbers = isFlags ? value.map(Number) : Array.from(metadata.numbers(key));
     if (numbers.length !== layers) {
       const sentence = `${metadata.file}: "${key}" has ${numbers.length} values, expected one for each of ${layers} layers`;
       throw new StrataError("bad_format", sentence);
@@ -106,16 +107,21 @@ export function ropeOptions(metadata: Metadata, architecture: string, headDim: n
   const given = metadata.number(key("scaling.factor"), undefined) ?? metadata.number(key("scale_linear"), 0);
   const factor = type === "none" ? 1 : given || 1;
   if (type !== "yarn") return { dims, base, scale: 1 / factor, magnitude: multiplier };
-  supportsOnly(metadata, key("scaling.yarn_ext_factor"), 1);
-  supportsOnly(metadata, key("scaling.yarn_attn_factor"), 1);
+  // A negative one says that the type decides.
+  if (metadata.number(key("scaling.yarn_ext_factor"), -1) >= 0)
+    supportsOnly(metadata, key("scaling.yarn_ext_factor"), 1);
   supportsOnly(metadata, key("scaling.yarn_log_multiplier"), 0);
+  const magnitude = 1 + 0.1 * Math.log(Math.max(factor, 1));
+  // Checkpoints may spell out the magnitude that YaRN has anyway.
+  const spelled = metadata.number(key("scaling.yarn_attn_factor"), 1);
+  if (Math.abs(spelled - magnitude) > 1e-4) supportsOnly(metadata, key("scaling.yarn_attn_factor"), 1);
   const trained = metadata.count(`${architecture}.context_length`);
   const yarn = {
     originalContext: metadata.count(key("scaling.original_context_length"), trained),
     betaFast: metadata.number(key("scaling.yarn_beta_fast"), 32),
     betaSlow: metadata.number(key("scaling.yarn_beta_slow"), 1),
   };
-  return { dims, base, scale: 1 / factor, yarn, magnitude: (1 + 0.1 * Math.log(Math.max(factor, 1))) * multiplier };
+  return { dims, base, scale: 1 / factor, yarn, magnitude: magnitude * multiplier };
 }
 
 /** Throws unless `total` is a multiple of `parts`; returns their quotient. */

@@ -1,6 +1,7 @@
 /** From a file's metadata to what its architecture says of it, every mistake of a plugin an error that says where it is. */
 import { StrataError } from "../errors.ts";
 import { checkMemory } from "../memory/check.ts";
+import type { LayerMemory } from "../memory/declaration.ts";
 import { isPromise, isRecord, isWhole, shown } from "../shown.ts";
 import type { Architecture, ReadArchitecture } from "./architecture.ts";
 import type { Metadata } from "./metadata.ts";
@@ -18,6 +19,7 @@ export function readArchitecture(architecture: Architecture, metadata: Metadata)
   const read = runPart(name, "read", metadata.file, () => architecture.read(metadata));
   checkConfig(name, read.config);
   checkMemory(name, read.memory);
+  checkCausal(`${name}.attention.causal`, metadata, read.memory);
   checkWeights(name, read.weights);
   checkIgnores(name, read.ignores);
   return read;
@@ -72,6 +74,15 @@ function checkConfig(architecture: string, config: unknown): void {
     if (isWhole(values[key], 1, countMax)) continue;
     throw fault(`config gives ${shown(values[key])} for ${key}; it is a whole number from 1 to ${countMax}`);
   }
+}
+
+/** Throws where tokens attend to later ones too, as in models that embed texts, and memories see earlier ones only. */
+function checkCausal(key: string, metadata: Metadata, memory: readonly LayerMemory[]): void {
+  if (metadata.boolean(key, true)) return;
+  const records = memory.flatMap((layer) => Object.values(layer));
+  if (!records.some((record) => record?.kind === "attention" && record.extent.kind !== "symmetric")) return;
+  const sentence = "its tokens attend to those behind them too, and what the architecture computes looks back only";
+  throw new StrataError("unsupported", `${metadata.file}: "${key}" is false: ${sentence}`);
 }
 
 function checkIgnores(architecture: string, ignores: unknown): void {

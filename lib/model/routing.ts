@@ -17,8 +17,8 @@ export interface RoutingDefaults {
 
 /**
  * Reads how experts are chosen and weighted: `<architecture>.expert_count`, `expert_used_count`, `expert_gating_func`,
- * `expert_group_count`, `expert_group_used_count`, `expert_weights_norm` and `expert_weights_scale`. Throws on what cannot
- * be computed.
+ * `expert_group_count`, `expert_group_used_count`, `expert_weights_norm` and `expert_weights_scale`; a function or scale of
+ * 0 says nothing. Throws on what cannot be computed.
  */
 export function expertRouting(metadata: Metadata, architecture: string, defaults: RoutingDefaults): RoutingOptions {
   const key = (name: string) => `${architecture}.${name}`;
@@ -42,13 +42,13 @@ export function expertRouting(metadata: Metadata, architecture: string, defaults
     scores: routerScores(metadata, key("expert_gating_func"), defaults.scores),
     groups: count === 1 ? undefined : { count, used: usedGroups },
     normalize: metadata.boolean(key("expert_weights_norm"), defaults.normalizes) ? defaults.epsilon : undefined,
-    scale: metadata.number(key("expert_weights_scale"), 1),
+    scale: metadata.number(key("expert_weights_scale"), 0) || 1,
   };
 }
 
 function routerScores(metadata: Metadata, key: string, fallback: RouterScores): RouterScores {
-  const number = metadata.count(key, undefined);
-  if (number === undefined) return fallback;
+  const number = metadata.count(key, 0);
+  if (number === 0) return fallback;
   const scores = scoresOfKey[number];
   if (scores !== undefined) return scores;
   const known = "1 (softmax), 2 (sigmoid) and 3 (softmax of the chosen)";

@@ -62,6 +62,7 @@ const models: readonly (readonly [string, string, Changes, RegExp?])[] = [
   ["lfm2", "four taps, attention first, other key heads in each layer", lfm2],
   ["lfm2", "two taps, a sliding window", { "shortconv.l_cache": 2, "attention.sliding_window": 8 }],
   ["lfm2moe", "experts in groups", lfm2Groups, /exp_probs_b/],
+  ["lfm2moe", "experts of no scale", { expert_weights_scale: 0 }, /exp_probs_b/],
   ["lfm2moe", "all experts, by softmax, in every layer", chosenSoftmax, /exp_probs_b/],
   ["falcon-h1", "three groups, with norm and biases", falcon, falconExtras],
   [

@@ -13,7 +13,7 @@ export type Changes = Readonly<
 >;
 
 /** Keys whose values are f32 even where they are whole. */
-const isFloat = /rope\.(freq_base|scal)/;
+const isFloat = /rope\.(freq_base|scal)|_scale$|attention\.scale/;
 
 /**
  * Writes a model like the fixture `name` with changed keys (`undefined` removes one) and returns its path. Of the weights

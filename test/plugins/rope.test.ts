@@ -32,10 +32,12 @@ const models: readonly (readonly [string, string, Changes, number, RegExp?])[] =
   ["llama", "YaRN, with factors besides", yarn, 1e-10, /rope_freqs/],
   ["qwen3", "YaRN", yarn, 1e-10],
   ["qwen3", "YaRN with a multiplier", { ...yarn, "rope.scaling.attn_factor": 1.3 }, 1e-10],
+  ["qwen3", "YaRN from the trained context", { ...yarnAlone, context_length: 24 }, 1e-10],
+  // What is 1 or the same anyway libllama does not read.
   [
     "qwen3",
-    "YaRN from the trained context",
-    { ...yarnAlone, context_length: 24 },
+    "YaRN whose magnitude is spelled out",
+    { ...yarn, "rope.scaling.yarn_attn_factor": 1 + 0.1 * Math.log(4), "rope.scaling.yarn_ext_factor": -1 },
     1e-10,
   ],
   [
@@ -85,6 +87,7 @@ const refused: readonly (readonly [string, Changes])[] = [
   ["rope.scaling.alpha", { "rope.scaling.alpha": 1000 }],
   ["rope.scaling.yarn_log_multiplier", { ...yarn, "rope.scaling.yarn_log_multiplier": 0.1 }],
   ["rope.scaling.yarn_ext_factor", { ...yarn, "rope.scaling.yarn_ext_factor": 0.5 }],
+  ["rope.scaling.yarn_attn_factor", { ...yarn, "rope.scaling.yarn_attn_factor": 1.3 }],
 ];
 
 test.each(refused)("%s is refused by its name where it asks for more", async (key, changes) => {

@@ -195,9 +195,15 @@ export function attention(w: Tensors, block: string, xs: readonly Vector[], o: A
 }
 
 export function gatedMlp(w: Tensors, block: string, x: Vector): number[] {
-  const up = w.product(`${block}.ffn_up.weight`, x);
-  const hidden = w.product(`${block}.ffn_gate.weight`, x).map((value, i) => silu(value) * at(up, i));
-  return w.product(`${block}.ffn_down.weight`, hidden);
+  const linear = (name: string, input: Vector): number[] => {
+    const product = w.product(`${block}.${name}.weight`, input);
+    return add(product, w.allOrZeros(`${block}.${name}.bias`, product.length));
+  };
+  const up = linear("ffn_up", x);
+  return linear(
+    "ffn_down",
+    linear("ffn_gate", x).map((value, i) => silu(value) * at(up, i)),
+  );
 }
 
 /** Tokens to logits, by a function of all rows for each layer. */
