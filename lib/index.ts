@@ -52,7 +52,8 @@ export {
 } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
 export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
-export { describeMemory, loadModel, Model, type LoadOptions, type MemoryOptions } from "./model/model.ts";
+export { describeMemory, loadModel, Model } from "./model/model.ts";
+export type { LoadOptions, MemoryOptions } from "./model/options.ts";
 export { planMemory, type MemoryPlan, type PlannedMemory, type PlannedStep, type PlanOptions } from "./model/plan.ts";
 export { loadPlugin, type Plugin } from "./model/registry.ts";
 export { expertRouting, type RoutingDefaults } from "./model/routing.ts";

@@ -41,7 +41,7 @@ pub fn Table(comptime T: type, comptime noun: []const u8) type {
         pub fn get(table: *Self, handle: Handle) status.Error!*T {
             table.mutex.lock();
             defer table.mutex.unlock();
-            const slot = table.find(handle) orelse return closed(handle);
+            const slot = table.find(handle) orelse return closed();
             return slot.object.?;
         }
 
@@ -49,7 +49,7 @@ pub fn Table(comptime T: type, comptime noun: []const u8) type {
         pub fn remove(table: *Self, handle: Handle) status.Error!*T {
             table.mutex.lock();
             defer table.mutex.unlock();
-            const slot = table.find(handle) orelse return closed(handle);
+            const slot = table.find(handle) orelse return closed();
             const object = slot.object.?;
             slot.object = null;
             return object;
@@ -71,8 +71,8 @@ pub fn Table(comptime T: type, comptime noun: []const u8) type {
             return slot;
         }
 
-        fn closed(handle: Handle) status.Error {
-            return status.fail(error.Closed, "this {s} was disposed of (handle {d})", .{ noun, handle });
+        fn closed() status.Error {
+            return status.fail(error.Closed, "this {s} was disposed of", .{noun});
         }
     };
 }

@@ -127,8 +127,8 @@ export const inspect = defineCommand({
   notes: `
 Bytes are those of one sequence; with --rollback, how each memory takes tokens back, and what of its bytes that
 needs. strata plan says more. A file whose architecture no plugin declares is shown without its memories.
-JSON: {"file": {"path", "bytes", "parts"}, "architecture": "...", "memory": {"kind", "isRecurrent", "isHybrid", "bytes"},
-  "layers": [{"index": 0, "memories": [{"name", "kind", "description", "bytes", ...}]}],
+JSON: {"file": {"path", "bytes", "parts"}, "architecture": "...", "memory": {"kind", "isRecurrent",
+  "isHybrid", "bytes", "bytesPerSnapshot", "snapshots"}, "layers": [{"index": 0, "memories": [{"name", "kind", "description", "bytes", ...}]}],
   "metadata": {...}, "tensors": [{"name", "type", "shape", "bytes"}]}
 Kinds: unified, sliding, iswa, recurrent, hybrid, none. Arrays of more than ${longest} values become {"length", "first"}.
 

@@ -50,7 +50,8 @@ export function findOptions(table: OptionTable, args: readonly string[]): GivenO
   for (const token of tokens) {
     if (token.kind === "positional") positionals.push(token.value);
     if (token.kind !== "option") continue;
-    const option = table[token.name];
+    // Any object has a "constructor", which is no option.
+    const option = Object.hasOwn(table, token.name) ? table[token.name] : undefined;
     if (option === undefined) throw new UsageError(`there is no option ${token.rawName}`);
     const text = option.placeholder === undefined ? readFlag(token) : readText(token, option.placeholder, table);
     texts.set(token.name, [...(texts.get(token.name) ?? []), text]);

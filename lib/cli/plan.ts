@@ -55,11 +55,12 @@ function stepText({ steps }: MemoryPlan): string {
 
 function optionText({ options }: MemoryPlan): string {
   const { context, sequences, batch, kv, rollback, streams, wholeWindows, flashAttention } = options;
-  const { snapshotBytes, snapshotType } = options;
+  const { snapshotBytes, snapshotType, cells } = options;
   const half = snapshotType === "f16" ? " with states in f16" : "";
   const parts = [
     `${counted(sequences, "sequence")} of ${context}, batches of ${batch}, keys and values ${kv}`,
     `rollback ${rollback}, ${formatBytes(snapshotBytes)} for snapshots${half}, ${streams} streams`,
+    ...(cells > 0 ? [`at most ${counted(cells, "position")} together`] : []),
     ...(wholeWindows ? ["whole windows"] : []),
     ...(flashAttention ? [] : ["no flash attention"]),
   ];
@@ -94,6 +95,7 @@ export const plan = defineCommand({
     snapshots: bytes("what snapshots of sequences may take together; default 0"),
     "snapshot-type": choice(["f32", "f16"] as const, "type of the states that snapshots hold, default f32"),
     ...rollbackOption,
+    cells: whole("N", "positions of all sequences together; default: as many as each may reach", countFrom(0)),
     batch: whole("N", "most tokens of one step; default 512", countFrom(1)),
     streams: choice(["shared", "separate"] as const, "whether sequences share attention cells, default shared", "HOW"),
     "whole-windows": flag("windows keep every position and only mask"),
@@ -123,6 +125,7 @@ JSON: {"path", "architecture", "kind", "options": {...}, "layers": [{"index": 0,
       snapshotBytes: values.snapshots,
       snapshotType: values["snapshot-type"],
       rollback: values.rollback,
+      cells: values.cells,
       batch: values.batch,
       streams: values.streams,
       wholeWindows: values["whole-windows"],

@@ -6,7 +6,7 @@ import {
   type MemoryShare,
 } from "../native/engine.ts";
 import { typeNumber } from "../native/model.ts";
-import type { LayerMemory, MemoryRecord, Rollback } from "./declaration.ts";
+import type { LayerMemory, MemoryRecord, RecurrentMemory, Rollback } from "./declaration.ts";
 import type { MemoryKind, ModelMemory, PlacedMemory } from "./placed.ts";
 import { readable } from "./table.ts";
 
@@ -118,16 +118,22 @@ function lowerRecord(record: MemoryRecord, layer: number, kvType: number): Lower
 function describe(record: MemoryRecord, kv: KvType, sharedFrom: number | undefined): string {
   if (sharedFrom !== undefined) return `shared from layer ${sharedFrom}`;
   if (record.kind === "recurrent") {
-    const states = Object.entries(record.tensors).map(
-      ([name, { shape, dtype }]) => `${name} ${shape.join(" x ")}${dtype === "f32" ? "" : ` (${dtype})`}`,
-    );
-    return `recurrent states: ${states.join(", ")} (f32)`;
+    return `recurrent states: ${describeStates(record.tensors)}`;
   }
   const { extent, heads, keyDim, valueDim } = record;
   const span = describeExtent(extent);
   if (valueDim === 0) return `keys of ${span}: ${heads} heads of ${keyDim} (${kv})`;
   const dims = keyDim === valueDim ? `${keyDim}` : `${keyDim}/${valueDim}`;
   return `keys and values of ${span}: ${heads} heads of ${dims} (${kv})`;
+}
+
+/** Where all are of one type, it is said once. */
+function describeStates(tensors: RecurrentMemory["tensors"]): string {
+  const types = new Set(Object.values(tensors).map(({ dtype }) => dtype));
+  const texts = Object.entries(tensors).map(([name, { shape, dtype }]) => {
+    return `${name} ${shape.join(" x ")}${types.size > 1 ? ` (${dtype})` : ""}`;
+  });
+  return types.size > 1 ? texts.join(", ") : `${texts.join(", ")} (${[...types].join()})`;
 }
 
 function describeExtent(extent: MemoryRecord["extent"]): string {

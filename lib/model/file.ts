@@ -10,6 +10,7 @@ export interface TensorInfo {
   readonly type: string;
   /** Elements in each dimension, fastest first (ggml's order). */
   readonly shape: readonly number[];
+  /** What its elements take in the file, packed as its type has them. */
   readonly bytes: number;
 }
 

@@ -1,12 +1,9 @@
-import { availableParallelism } from "node:os";
 import { StrataError } from "../errors.ts";
-import { readEnvironment, readEnvironmentCount } from "../environment.ts";
 import { formatBytes } from "../format.ts";
 import type { LayerHandles } from "../graph/memory.ts";
-import { kvTypes, layOutMemory, type KvType, type MemoryLayout } from "../memory/layout.ts";
+import { layOutMemory, type MemoryLayout } from "../memory/layout.ts";
 import type { ModelMemory } from "../memory/placed.ts";
-import { engineFlags, NativeEngine, type Counters, type EngineConfig } from "../native/engine.ts";
-import type { LoadProgress } from "../native/model.ts";
+import { NativeEngine, type Counters } from "../native/engine.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
@@ -26,57 +23,16 @@ import {
   type ChatTemplate,
   type Tokenizer,
 } from "../text/index.ts";
+import { hasTokenizer } from "../text/tokenizer.ts";
 import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles, tryGraph, type GraphParts } from "./build.ts";
 import { ModelFile, openModelFile } from "./file.ts";
 import { machineBytes } from "./machine.ts";
 import type { Metadata } from "./metadata.ts";
+import { checkOptions, engineConfig, type LoadOptions, type MemoryOptions } from "./options.ts";
 import { readArchitecture } from "./read.ts";
-import { findArchitecture, type Plugin } from "./registry.ts";
+import { findArchitecture } from "./registry.ts";
 
-export interface MemoryOptions {
-  /** Positions that one sequence may reach. Default: what the model was trained for, at most 4,096. */
-  readonly context?: number | undefined;
-  /** Sequences that can be held and computed at once. Default 1. */
-  readonly sequences?: number | undefined;
-  /** Most tokens of one step. Default 512, at most the context. */
-  readonly batch?: number | undefined;
-  /** Element type of keys and values. Default "f16". */
-  readonly kv?: KvType | undefined;
-  /** Tokens that can be taken back from the end of every sequence. Default 0; layers with states need memory for it. */
-  readonly rollback?: number | undefined;
-  /** What snapshots of sequences may take together. Default 0: none can be taken. */
-  readonly snapshotBytes?: number | undefined;
-  /**
-   * Element type of the states that snapshots hold. "f16" takes half the bytes; what is resumed from such a snapshot is
-   * then not to the bit what it was. Default "f32".
-   */
-  readonly snapshotType?: "f32" | "f16" | undefined;
-  /** Positions of all sequences together, where that is fewer than what each could reach. Default: not limited. */
-  readonly cells?: number | undefined;
-  /** "shared" (default): sequences share attention cells; "separate": each has its own, and copies instead of sharing. */
-  readonly streams?: "shared" | "separate" | undefined;
-  /** Windows keep all positions and only mask: for moving positions, and deep rollback. Default false. */
-  readonly wholeWindows?: boolean | undefined;
-  /**
-   * Attention rounds as ggml's flash attention does, so that text is llama.cpp's. Default true. Without it sums are f32,
-   * and quantised keys and values are refused.
-   */
-  readonly flashAttention?: boolean | undefined;
-  /** Architectures beside the built-in ones: what `defineArchitecture` returns, a file's path or a package's name. */
-  readonly plugins?: readonly Plugin[] | undefined;
-}
-
-export interface LoadOptions extends MemoryOptions {
-  /** Threads that compute. Default: `STRATA_THREADS`, or one for each available core. */
-  readonly threads?: number | undefined;
-  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-  /** Ends the loading; the promise rejects with its reason. */
-  readonly signal?: AbortSignal | undefined;
-}
-
-const defaultContext = 4096;
-const defaultBatch = 512;
 /** Kept graphs; the one used longest ago goes first. */
 const graphsMax = 24;
 /** Rows and outputs of the graph that decodes one sequence, which is built first. */
@@ -88,6 +44,7 @@ const decodeShape = "1 1";
  */
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<Model> {
   const start = performance.now();
+  checkOptions(options);
   options.signal?.throwIfAborted();
   const file = openModelFile(path);
   try {
@@ -129,53 +86,15 @@ async function loadWeights(
   }
 }
 
-/** What a file's model would remember, from the header alone. Throws where its architecture is unknown. */
+/**
+ * What a file's model would remember, from the header alone. All options of `loadModel` may be given. Throws where its
+ * architecture is unknown.
+ */
 export async function describeMemory(file: ModelFile, options: MemoryOptions = {}): Promise<ModelMemory> {
+  checkOptions(options);
   const architecture = await findArchitecture(file.metadata, options.plugins ?? []);
   const read = readArchitecture(architecture, file.metadata);
   return layOutMemory(read.memory, options.kv ?? "f16", engineConfig(read, options)).memory;
-}
-
-/** What the options make of the engine. Throws on those that cannot be. */
-export function engineConfig(read: ReadArchitecture, options: LoadOptions): EngineConfig {
-  const { contextLength } = read.config;
-  const vocabulary = whole("vocabulary", read.config.vocabulary);
-  const context = whole("context", options.context ?? Math.min(contextLength, defaultContext));
-  const kv = options.kv ?? "f16";
-  if (!kvTypes.includes(kv)) {
-    throw new StrataError("invalid_argument", `kv is "${kv}"; give one of ${kvTypes.join(", ")}`);
-  }
-  return {
-    context,
-    vocabulary,
-    sequences: whole("sequences", options.sequences ?? 1),
-    batch: Math.min(whole("batch", options.batch ?? defaultBatch), context),
-    threads: whole("threads", options.threads ?? readEnvironmentCount("STRATA_THREADS") ?? availableParallelism()),
-    poll: 50,
-    rollback: wholeOrNone("rollback", options.rollback),
-    cells: wholeOrNone("cells", options.cells),
-    snapshotBytes: snapshotBytes(options.snapshotBytes),
-    flags:
-      (options.streams === "separate" ? engineFlags.separate : 0) |
-      (options.wholeWindows ? engineFlags.wholeWindows : 0) |
-      ((options.flashAttention ?? true) ? 0 : engineFlags.noFlash) |
-      (options.snapshotType === "f16" ? engineFlags.halfSnapshots : 0) |
-      (readEnvironment("STRATA_POISON") === undefined ? 0 : engineFlags.poison),
-  };
-}
-
-function wholeOrNone(name: string, value = 0): number {
-  return value === 0 ? 0 : whole(name, value);
-}
-
-function snapshotBytes(value = 0): number {
-  if (Number.isFinite(value) && value >= 0) return Math.floor(value);
-  throw new StrataError("invalid_argument", `snapshotBytes is ${value}; give a number of bytes from 0 up`);
-}
-
-function whole(name: string, value: number): number {
-  if (Number.isSafeInteger(value) && value >= 1 && value <= 2 ** 28) return value;
-  throw new StrataError("invalid_argument", `${name} is ${value}; give a whole number from 1 to ${2 ** 28}`);
 }
 
 interface ModelParts {
@@ -277,7 +196,7 @@ export class Model implements AsyncDisposable {
 
   /** The tokenizer, or undefined where the file has none: token ids can still be generated from token ids. */
   private textTokenizer(): Tokenizer | undefined {
-    return this.metadata.string("tokenizer.ggml.model", "none") === "none" ? undefined : this.tokenizer;
+    return hasTokenizer(this.metadata) ? this.tokenizer : undefined;
   }
 
   /** Generates an answer to a chat by the model's template. Text of messages never becomes special tokens. */

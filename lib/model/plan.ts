@@ -9,7 +9,8 @@ import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles } from "./build.ts";
 import { openModelFile, type ModelFile } from "./file.ts";
 import { machineBytes } from "./machine.ts";
-import { engineConfig, nameFile, type MemoryOptions } from "./model.ts";
+import { nameFile } from "./model.ts";
+import { checkOptions, engineConfig, type MemoryOptions } from "./options.ts";
 import { readArchitecture } from "./read.ts";
 import { findArchitecture } from "./registry.ts";
 
@@ -109,9 +110,11 @@ export interface MemoryPlan {
 
 /**
  * Plans a model without loading its weights: the bytes of each memory as `loadModel` would allocate them, and of the
- * graphs, which are really built. Throws a `StrataError` with the reason where the combination is impossible.
+ * graphs, which are really built. All options of `loadModel` may be given. Throws a `StrataError` with the reason where
+ * the combination is impossible.
  */
 export async function planMemory(path: string, options: PlanOptions = {}): Promise<MemoryPlan> {
+  checkOptions(options);
   using file = openModelFile(path);
   try {
     const architecture = await findArchitecture(file.metadata, options.plugins ?? []);

@@ -2,6 +2,7 @@
 import { existsSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { checkPath } from "../arguments.ts";
 import { StrataError } from "../errors.ts";
 import { shown } from "../shown.ts";
 import { checkApiVersion, type Architecture } from "./architecture.ts";
@@ -21,6 +22,7 @@ export async function builtinArchitectures(): Promise<readonly Architecture[]> {
  * exports, by any name, alone or in an array. Throws where it cannot be imported or exports none.
  */
 export async function loadPlugin(specifier: string): Promise<readonly [Architecture, ...Architecture[]]> {
+  checkPath("plugin", specifier, "the path of a file or the name of a package");
   const file = locate(specifier);
   let module: Record<string, unknown>;
   try {

@@ -1,7 +1,7 @@
 // Generated from zig/exports.zig by `zig build abi`. Do not edit.
 
 /** Differs whenever a function or a struct of the boundary does. */
-export const abiHash = 0xd352af0b;
+export const abiHash = 0x742b1663;
 
 /** Every exported function, as `dlopen` wants it. */
 export const symbols = {
@@ -86,7 +86,7 @@ export const layouts = {
     },
   },
   FileInfo: {
-    size: 48,
+    size: 32,
     fields: {
       parts: { type: "u32", offset: 0, count: 1 },
       values: { type: "u32", offset: 4, count: 1 },
@@ -94,7 +94,6 @@ export const layouts = {
       padding: { type: "u32", offset: 12, count: 1 },
       fileBytes: { type: "f64", offset: 16, count: 1 },
       tensorBytes: { type: "f64", offset: 24, count: 1 },
-      fingerprint: { type: "u8", offset: 32, count: 16 },
     },
   },
   ValueInfo: {

@@ -1,4 +1,4 @@
-import { StrataError } from "../errors.ts";
+import { checkPath } from "../arguments.ts";
 import { check, native } from "./library.ts";
 import { Struct } from "./struct.ts";
 
@@ -27,24 +27,21 @@ export class NativeFile {
   readonly parts: number;
   readonly fileBytes: number;
   readonly tensorBytes: number;
-  readonly fingerprint: string;
   readonly valueCount: number;
   readonly tensorCount: number;
   private closed = false;
 
   constructor(readonly path: string) {
-    if (!path.isWellFormed()) throw new StrataError("invalid_argument", "the path of the model file is not valid text");
+    checkPath("model file", path);
     const bytes = new TextEncoder().encode(path);
     const handle = new Uint32Array(1);
-    // An empty typed array has no address to pass.
-    check(native().strata_file_open(bytes.length > 0 ? bytes : new Uint8Array(1), bytes.length, handle));
+    check(native().strata_file_open(bytes, bytes.length, handle));
     this.handle = handle[0] as number;
     const info = new Struct("FileInfo");
     check(native().strata_file_info(this.handle, info.bytes));
     this.parts = info.get("parts");
     this.fileBytes = info.get("fileBytes");
     this.tensorBytes = info.get("tensorBytes");
-    this.fingerprint = info.hex("fingerprint");
     this.valueCount = info.get("values");
     this.tensorCount = info.get("tensors");
   }

@@ -7,8 +7,11 @@ import { Struct } from "./struct.ts";
 
 export type Use = keyof typeof WeightUse;
 
+/** How far the weights are read. */
 export interface LoadProgress {
+  /** Bytes of weights that are ready; grows to `totalBytes`. */
   readonly doneBytes: number;
+  /** Bytes of all weights that the architecture declares, as they are in the file. */
   readonly totalBytes: number;
 }
 

@@ -1,3 +1,4 @@
+import { checkPath } from "../arguments.ts";
 import { check, native } from "./library.ts";
 import { Struct } from "./struct.ts";
 
@@ -16,9 +17,10 @@ export class NativeState implements Disposable {
   private closed = false;
 
   constructor(path: string) {
+    checkPath("state", path);
     const bytes = new TextEncoder().encode(path);
     const handle = new Uint32Array(1);
-    check(native().strata_state_open(bytes.length > 0 ? bytes : new Uint8Array(1), bytes.length, handle));
+    check(native().strata_state_open(bytes, bytes.length, handle));
     this.handle = handle[0] as number;
   }
 
@@ -27,6 +29,7 @@ export class NativeState implements Disposable {
     readonly sequences: number;
     readonly snapshots: number;
     readonly sections: number;
+    /** Of the whole file. */
     readonly bytes: number;
     readonly fingerprint: string;
     readonly declaration: string;

@@ -1,6 +1,7 @@
 /** Whether a sequence that is resumed goes on as if it had been computed afresh. */
 import { join } from "node:path";
-import type { LoadOptions, Model } from "../model/model.ts";
+import type { Model } from "../model/model.ts";
+import type { LoadOptions } from "../model/options.ts";
 import { StrataError } from "../errors.ts";
 import type { Sequence } from "../sequence/sequence.ts";
 import { defineCheck } from "./check.ts";

@@ -63,6 +63,11 @@ export interface Tokenizer {
   attribute(id: number): TokenAttribute;
 }
 
+/** Whether a model file has a tokenizer, known or not. */
+export function hasTokenizer(metadata: Metadata): boolean {
+  return !["none", "no_vocab"].includes(metadata.string("tokenizer.ggml.model", "none"));
+}
+
 /**
  * The tokenizer of a model file.
  * @throws StrataError `unsupported` where the file has none, or one of a kind or pre-tokenizer that is not known;
@@ -72,7 +77,7 @@ export function createTokenizer(metadata: Metadata): Tokenizer {
   const model = metadata.string("tokenizer.ggml.model", "none");
   const open = tokenizerModels.get(model);
   if (open !== undefined) return new GgufTokenizer(metadata, open(metadata));
-  if (model === "none" || model === "no_vocab") {
+  if (!hasTokenizer(metadata)) {
     throw new StrataError(
       "unsupported",
       `${metadata.file}: the file has no tokenizer (tokenizer.ggml.model), so give token ids instead of text`,

@@ -57,6 +57,9 @@ describe("the command line", () => {
 
   test.each<[string[], string]>([
     [[], "-p TEXT is missing"],
+    [["-p", "a", "--constructor"], "there is no option --constructor"],
+    [["-p", "a", "--toString=1"], "there is no option --toString"],
+    [["-p", "a", "--__proto__"], "there is no option --__proto__"],
     [["-p"], "-p needs a value: -p TEXT"],
     [["-p", "--json"], "-p needs a value before --json; if that is the value, write --prompt=--json"],
     [["-p", "-n", "1"], "-p needs a value before -n; if that is the value, write --prompt=-n"],

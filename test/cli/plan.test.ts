@@ -11,15 +11,23 @@ const gemma = join(checkout, "test/fixtures/gemma3/model.gguf");
 test("prints the SDK's plan as JSON, with its options", async () => {
   const args = ["--ctx", "96", "--seqs", "3", "--kv", "f32", "--snapshots", "1MiB", "--rollback", "8", "--batch", "24"];
   const more = ["--snapshot-type", "f16", "--streams", "separate", "--whole-windows", "--no-flash", "--threads", "2"];
+  more.push("--cells", "150");
   const { code, stdout, stderr } = await strataHere("plan", gemma, "--json", ...args, ...more);
   expect([code, stderr]).toEqual([0, ""]);
   const options = {
     ...({ context: 96, sequences: 3, kv: "f32", snapshotBytes: 1 << 20, rollback: 8, batch: 24 } as const),
-    ...({ snapshotType: "f16", streams: "separate", wholeWindows: true, flashAttention: false, threads: 2 } as const),
+    ...({
+      snapshotType: "f16",
+      streams: "separate",
+      wholeWindows: true,
+      flashAttention: false,
+      threads: 2,
+      cells: 150,
+    } as const),
   };
   const plan = JSON.parse(stdout) as MemoryPlan;
   expect(plan).toEqual(await planMemory(gemma, options));
-  expect(plan.options).toEqual({ ...options, cells: 0 });
+  expect(plan.options).toEqual(options);
   await using model = await loadModel(gemma, options);
   expect(model.counters().memoryBytes).toBe(plan.memoryBytes);
 });
@@ -43,6 +51,14 @@ test("says it in words", async () => {
   expect(stdout).toMatch(/^results of a step +[\d.]+ MB +the largest of 1 x 1: .*, 256 x 2: .* \(tokens x logits\)$/m);
   expect(stdout).toMatch(/^mapped weights +7\.93 MB +of a file of 8\.07 MB$/m);
   expect(stdout).toEndWith("\nSnapshots: 4 of 1.69 MB each fit in 8.39 MB.\nSmallest reusable prefix: 64 tokens.\n");
+});
+
+test("says how many positions all sequences have together", async () => {
+  const { stdout } = await strataHere("plan", tinyHybrid, "--ctx", "256", "--seqs", "4", "--cells", "640");
+  expect(stdout.split("\n")[1]).toEndWith("shared streams, at most 640 positions together");
+  const whole = await planMemory(tinyHybrid, { context: 256, sequences: 4 });
+  const limited = await planMemory(tinyHybrid, { context: 256, sequences: 4, cells: 640 });
+  expect(limited.memoryBytes).toBeLessThan(whole.memoryBytes);
 });
 
 test("warns where no snapshot fits", async () => {

@@ -188,6 +188,39 @@ describe("metadata", () => {
   });
 });
 
+test("a file without a tokenizer computes token ids, and says that text it cannot", async () => {
+  for (const name of ["none", "no_vocab"]) {
+    const path = changed((file) => file.setString("tokenizer.ggml.model", name));
+    await using model = await loadModel(path, { threads: 1, context: 64 });
+    await using whole = await loadModel(fixturePath("llama"), { threads: 1, context: 64 });
+    const [ids, expected] = [
+      await generated(model, someTokens(5), { maxTokens: 4 }),
+      await generated(whole, someTokens(5), { maxTokens: 4 }),
+    ];
+    expect(ids.tokens).toEqual(expected.tokens);
+    expect(ids.text).toBe("");
+    const error = await refusal(generated(model, "text"));
+    expect(error.message).toContain("the file has no tokenizer");
+  }
+});
+
+test.skipIf(process.platform !== "linux")("opening reads the header and no weights", () => {
+  // So many tensors that a page of each would show, although the system maps up to 2 MiB around a byte that is read.
+  const file = Gguf.read(fixturePath("llama"));
+  const bytes = 1 << 16;
+  for (let i = 0; i < 1024; i += 1) {
+    file.tensors.push({ name: `more.${i}`, type: 0, shape: [bytes / 4], data: new Uint8Array(bytes) });
+  }
+  const path = folder.write("many-tensors.gguf", file.write());
+  using opened = openModelFile(path);
+  expect(opened.fileBytes).toBeGreaterThan(1024 * bytes);
+  const maps = readFileSync("/proc/self/smaps", "utf8").split("\n");
+  const start = maps.findIndex((line) => line.endsWith(path));
+  const [, resident] = /^Rss: +(\d+) kB$/.exec(maps.slice(start).find((line) => line.startsWith("Rss:")) ?? "") ?? [];
+  expect(Number(resident)).toBeGreaterThan(0);
+  expect(Number(resident)).toBeLessThan(4096);
+});
+
 describe("tensors", () => {
   test("a missing one", async () => {
     const path = changed((file) => (file.tensor("blk.1.ffn_up.weight").name = "blk.1.ffn_upp.weight"));

@@ -122,6 +122,17 @@ describe("disposing", () => {
     }
   });
 
+  test("says in one sentence what was disposed of, whatever is asked then", async () => {
+    const loaded = await loadModel(fixturePath("llama"), { threads: 1, snapshotBytes: 1e6 });
+    const sequence = loaded.sequence();
+    await sequence.feed(someTokens(3));
+    await loaded.dispose();
+    for (const ask of [() => loaded.counters(), () => sequence.position, () => loaded.sequence()]) {
+      const error = thrown(ask);
+      expect([error.code, error.message]).toEqual(["closed", "this model was disposed of"]);
+    }
+  });
+
   test("while logits and generations share the engine", async () => {
     const loaded = await loadModel(fixturePath("llama"), { threads: 1, context: 256, sequences: 4 });
     const all = Array.from({ length: 3 }, (_, i) =>

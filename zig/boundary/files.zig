@@ -29,7 +29,6 @@ pub fn info(handle: u32, out: *structs.FileInfo) status.Error!void {
         .tensors = file.tensor_count(),
         .file_bytes = @floatFromInt(file.size_bytes),
         .tensor_bytes = @floatFromInt(file.tensor_bytes),
-        .fingerprint = file.fingerprint(),
     };
 }
 

@@ -1,4 +1,4 @@
-//! The objects that foreigners hold handles of.
+//! The objects that foreigners hold handles of, by the nouns that users know: a model that is loaded is an engine here.
 
 const std = @import("std");
 const handles = @import("../handles.zig");
@@ -12,6 +12,6 @@ pub var files: handles.Table(model_file.SharedFile, "model file") = .{};
 pub var models: handles.Table(model_file.SharedModel, "model") = .{};
 pub var queues: handles.Table(engine_file.SharedQueue, "event queue") = .{};
 pub var samplers: handles.Table(engine_file.SharedSampler, "sampler") = .{};
-pub var engines: handles.Table(engine_file.Engine, "engine") = .{};
+pub var engines: handles.Table(engine_file.Engine, "model") = .{};
 pub var graphs: handles.Table(Graph, "graph") = .{};
 pub var states: handles.Table(engine_file.SharedState, "saved state") = .{};

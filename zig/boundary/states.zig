@@ -28,15 +28,13 @@ pub fn info(handle: u32, out: *structs.StateInfo) status.Error!void {
     const state = &(try objects.states.get(handle)).value;
     const identity = state.reader.identity();
     var snapshots: u32 = 0;
-    var cell_bytes: u64 = 0;
     for (state.holders) |one| snapshots += one.is_snapshot;
-    for (state.reader.sections) |section| cell_bytes += section.size_bytes;
     out.* = .{
         .version = state_file.version,
         .sequences = @intCast(state.holders.len - snapshots),
         .snapshots = snapshots,
         .sections = @intCast(state.reader.sections.len),
-        .bytes = @floatFromInt(cell_bytes),
+        .bytes = @floatFromInt(state.reader.mapped.len),
         .fingerprint = identity.fingerprint,
         .declaration_low = @truncate(identity.declaration),
         .declaration_high = @truncate(identity.declaration >> 32),

@@ -24,7 +24,6 @@ pub const FileInfo = extern struct {
     /// Of all parts together.
     file_bytes: f64,
     tensor_bytes: f64,
-    fingerprint: [16]u8,
 };
 
 /// A metadata value: where its bytes lie in the first part.
@@ -178,6 +177,7 @@ pub const StateInfo = extern struct {
     sequences: u32,
     snapshots: u32,
     sections: u32,
+    /// Of the whole file.
     bytes: f64,
     fingerprint: [16]u8,
     declaration_low: u32,
