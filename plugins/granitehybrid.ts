@@ -43,6 +43,28 @@ export const granitehybrid = defineArchitecture({
   apiVersion: 1,
   names: ["granitehybrid"],
 
+  example: {
+    "granitehybrid.vocab_size": 96,
+    "granitehybrid.context_length": 512,
+    "granitehybrid.block_count": 3,
+    "granitehybrid.embedding_length": 64,
+    "granitehybrid.feed_forward_length": 32,
+    "granitehybrid.attention.head_count": 4,
+    "granitehybrid.attention.head_count_kv": [0, 2, 0],
+    "granitehybrid.attention.layer_norm_rms_epsilon": 1e-5,
+    "granitehybrid.ssm.conv_kernel": 4,
+    "granitehybrid.ssm.inner_size": 128,
+    "granitehybrid.ssm.state_size": 16,
+    "granitehybrid.ssm.time_step_rank": 8,
+    "granitehybrid.ssm.group_count": 2,
+    "granitehybrid.expert_count": 4,
+    "granitehybrid.expert_used_count": 2,
+    "granitehybrid.expert_shared_feed_forward_length": 40,
+    "granitehybrid.embedding_scale": 1.5,
+    "granitehybrid.residual_scale": 0.75,
+    "granitehybrid.logit_scale": 2.5,
+  },
+
   config: readConfig,
 
   memory: (c) =>

@@ -33,6 +33,23 @@ export const jamba = defineArchitecture({
   apiVersion: 1,
   names: ["jamba"],
 
+  example: {
+    "jamba.vocab_size": 96,
+    "jamba.context_length": 512,
+    "jamba.block_count": 3,
+    "jamba.embedding_length": 64,
+    "jamba.feed_forward_length": 40,
+    "jamba.attention.head_count": 4,
+    "jamba.attention.head_count_kv": [0, 2, 0],
+    "jamba.attention.layer_norm_rms_epsilon": 1e-5,
+    "jamba.ssm.conv_kernel": 4,
+    "jamba.ssm.inner_size": 128,
+    "jamba.ssm.state_size": 16,
+    "jamba.ssm.time_step_rank": 8,
+    "jamba.expert_count": 4,
+    "jamba.expert_used_count": 2,
+  },
+
   config: readConfig,
 
   memory: (c) =>

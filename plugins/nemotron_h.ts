@@ -39,6 +39,28 @@ export const nemotronH = defineArchitecture({
   apiVersion: 1,
   names: ["nemotron_h", "nemotron_h_moe"],
 
+  example: {
+    "nemotron_h.vocab_size": 96,
+    "nemotron_h.context_length": 512,
+    "nemotron_h.block_count": 4,
+    "nemotron_h.embedding_length": 64,
+    "nemotron_h.feed_forward_length": [0, 48, 0, 48],
+    "nemotron_h.attention.head_count": 4,
+    "nemotron_h.attention.head_count_kv": [0, 0, 2, 0],
+    "nemotron_h.attention.key_length": 16,
+    "nemotron_h.attention.layer_norm_rms_epsilon": 1e-5,
+    "nemotron_h.ssm.conv_kernel": 4,
+    "nemotron_h.ssm.inner_size": 128,
+    "nemotron_h.ssm.state_size": 16,
+    "nemotron_h.ssm.time_step_rank": 8,
+    "nemotron_h.ssm.group_count": 2,
+    "nemotron_h.expert_count": 4,
+    "nemotron_h.expert_used_count": 2,
+    "nemotron_h.expert_feed_forward_length": 48,
+    "nemotron_h.expert_shared_feed_forward_length": 40,
+    "nemotron_h.moe_latent_size": 32,
+  },
+
   config: readConfig,
 
   memory: (c) =>

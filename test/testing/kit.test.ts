@@ -8,9 +8,11 @@ import {
   layerCount,
   matrix,
   openModelFile,
+  optional,
   perLayer,
   recurrent,
   shared,
+  StrataError,
   table,
   vector,
   type Metadata,
@@ -177,6 +179,49 @@ describe("what is stored for another layer alone", () => {
     const { checks } = await checkArchitecture(lender(false), { only });
     const [failed] = checks.filter(({ outcome }) => outcome === "failed");
     expect(failed?.message).toMatch(/layer 0: attend\(0.kv.* is computed and .*; layer 1: attend\(1.kv.* is not used/);
+  });
+});
+
+/** A bias and its scale, that a file has or lacks together; where one is missing `fault` is thrown. */
+const paired = (fault: StrataError) =>
+  defineArchitecture({
+    apiVersion: 1,
+    names: ["paired"],
+    config: (m) => ({ vocabulary: m.count("paired.vocab_size"), contextLength: m.count("paired.context_length") }),
+    memory: () => [],
+    weights: (c) => ({
+      embedding: table("token_embd.weight", [8, c.vocabulary]),
+      head: matrix("output.weight", [8, c.vocabulary]),
+      bias: optional(vector("blk.0.in.bias", [8])),
+      scale: optional(vector("blk.0.in.scale", [8])),
+    }),
+    graph: (g, _, { embedding, head, bias, scale }) => {
+      const x = g.selectOutputs(g.getRows(embedding, g.tokens()));
+      if (bias === undefined && scale === undefined) return g.mulMat(head, x);
+      if (bias === undefined || scale === undefined) throw fault;
+      return g.mulMat(head, g.add(x, g.mul(bias, scale)));
+    },
+  });
+
+describe("weights that a file may lack together", () => {
+  const only = ["weights that a file may lack"];
+  const outcomeOf = async (code: "bad_format" | "invalid_argument", sentence: string) => {
+    const { checks } = await checkArchitecture(paired(new StrataError(code, sentence)), { only });
+    return checks.find(({ name }) => name === only[0]);
+  };
+
+  test("may be refused one without the other, by a sentence that names them", async () => {
+    const sentence = 'the tensors "blk.0.in.bias" and "blk.0.in.scale" are there together or not at all';
+    expect(await outcomeOf("bad_format", sentence)).toMatchObject({
+      outcome: "passed",
+      message: "runs without each of 0 kinds of them, and says of 2 more that others need them",
+    });
+  });
+
+  test("may not by one that names another, or blames the plugin", async () => {
+    const failed = { outcome: "failed", message: expect.stringContaining('a file without the weights "blk.N.in.') };
+    expect(await outcomeOf("bad_format", 'the tensor "blk.0.other.bias" is missing')).toMatchObject(failed);
+    expect(await outcomeOf("invalid_argument", 'no "blk.0.in.bias" and no "blk.0.in.scale"')).toMatchObject(failed);
   });
 });
 
