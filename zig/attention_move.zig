@@ -1,11 +1,14 @@
 //! Moving positions in the books of an attention pool. The keys of the cells that move are turned by the memory.
 
 const std = @import("std");
+const assert = std.debug.assert;
 const attention_pool = @import("attention_pool.zig");
 const Move = @import("history.zig").Move;
 const AttentionPool = attention_pool.AttentionPool;
 const Piece = attention_pool.Piece;
 const CellCopy = attention_pool.CellCopy;
+const Packer = @import("attention_packer.zig").Packer;
+const Parts = @import("attention_packer.zig").Parts;
 
 /// A cell whose key is to be turned by so many positions.
 pub const CellTurn = struct { cell: u32, distance: i32 };
@@ -31,36 +34,57 @@ pub fn refusal(pool: *const AttentionPool, holder: u32, _: i32, p0: i32, p1: i32
     return null;
 }
 
-/// Cells whose keys must be turned when positions `[p0, p1)` move, after making all of them the holder's own: what
-/// is shared is copied first. Fails where there is no room for that, and has changed nothing that shows.
+/// Whether there is room to make positions `[p0, p1)` the holder's own.
+pub fn can_own(pool: *const AttentionPool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!bool {
+    const h = &pool.holders[holder];
+    var parts: Parts = try .init(pool.gpa, h.pieces.items);
+    defer parts.deinit(pool.gpa);
+    var cells: i32 = 0;
+    for (h.pieces.items) |piece| if (parts.is_foreign(pool, piece.block)) {
+        cells += @max(0, @min(piece.end(), p1) - @max(piece.position, p0));
+    };
+    return AttentionPool.blocks_for(@intCast(cells)) <= pool.blocks.free_in(pool.region(holder));
+}
+
+/// Makes positions `[p0, p1)` the holder's own, since their keys will be turned: what is shared is copied first.
+/// `can_own` was asked.
 pub fn own_range(
     pool: *AttentionPool,
     holder: u32,
     p0: i32,
     p1: i32,
     copies: *std.ArrayList(CellCopy),
-) error{ OutOfMemory, Full }!void {
+) error{OutOfMemory}!void {
     try split_at(pool, holder, p0);
     try split_at(pool, holder, p1);
     const h = &pool.holders[holder];
-    for (h.pieces.items, 0..) |*piece, i| {
-        if (piece.position < p0 or piece.end() > p1 or !is_foreign(pool, h, i)) continue;
-        try copies.ensureUnusedCapacity(pool.gpa, 1);
-        const block = pool.blocks.take_in(pool.region(holder), piece.block) orelse return error.Full;
-        pool.blocks.filled[block] = piece.count;
-        const own: Piece = .{ .block = block, .offset = 0, .count = piece.count, .position = piece.position };
-        copies.appendAssumeCapacity(.{ .from = piece.first_cell(), .to = own.first_cell(), .count = piece.count });
-        pool.blocks.release(piece.block);
-        piece.* = own;
+    var parts: Parts = try .init(pool.gpa, h.pieces.items);
+    defer parts.deinit(pool.gpa);
+    var pieces: usize = 0;
+    for (h.pieces.items) |piece| pieces += @intFromBool(is_in(piece, p0, p1) and parts.is_foreign(pool, piece.block));
+    if (pieces == 0) return;
+    var owned: std.ArrayList(Piece) = try .initCapacity(pool.gpa, h.pieces.items.len + pieces);
+    errdefer owned.deinit(pool.gpa);
+    try copies.ensureUnusedCapacity(pool.gpa, 2 * pieces);
+    var packer: Packer = .{};
+    for (h.pieces.items) |piece| {
+        if (is_in(piece, p0, p1) and parts.is_foreign(pool, piece.block)) {
+            const has_room = packer.put(pool, holder, piece, &owned, copies);
+            assert(has_room);
+        } else owned.appendAssumeCapacity(piece);
     }
+    // Only now: whether somebody else owns a block is asked by how often it is owned.
+    for (h.pieces.items) |piece| if (is_in(piece, p0, p1) and parts.is_foreign(pool, piece.block)) {
+        const part = parts.of.getPtr(piece.block).?;
+        part.pieces -= 1;
+        pool.blocks.release(piece.block);
+    };
+    h.pieces.deinit(pool.gpa);
+    h.pieces = owned;
 }
 
-/// Whether somebody else owns the block of a piece.
-fn is_foreign(pool: *const AttentionPool, h: *const AttentionPool.Holder, index: usize) bool {
-    const block = h.pieces.items[index].block;
-    var own: u32 = 0;
-    for (h.pieces.items) |piece| own += @intFromBool(piece.block == block);
-    return pool.blocks.references[block] > own;
+fn is_in(piece: Piece, p0: i32, p1: i32) bool {
+    return piece.position >= p0 and piece.end() <= p1;
 }
 
 fn split_at(pool: *AttentionPool, holder: u32, position: i32) error{OutOfMemory}!void {
@@ -87,7 +111,7 @@ pub fn run(
     var piece_count: usize = 0;
     var turn_count: usize = 0;
     for (h.pieces.items) |piece| {
-        const moves = piece.position >= p0 and piece.end() <= p1;
+        const moves = is_in(piece, p0, p1);
         piece_count += if (moves and how == .divide) piece.count else 1;
         turn_count += if (moves) piece.count else 0;
     }
@@ -95,7 +119,7 @@ pub fn run(
     errdefer moved.deinit(pool.gpa);
     try turns.ensureUnusedCapacity(pool.gpa, turn_count);
     for (h.pieces.items) |piece| {
-        if (piece.position < p0 or piece.end() > p1) {
+        if (!is_in(piece, p0, p1)) {
             moved.appendAssumeCapacity(piece);
             continue;
         }
@@ -178,6 +202,35 @@ test "a middle goes, what follows closes up, and kernels number the cells withou
     pool.clear(0);
     pool.clear(1);
     try testing.expectEqual(total, pool.blocks.free_count);
+}
+
+test "what is divided and shared moves to as few blocks as it fills, or none is taken" {
+    for ([_]bool{ true, false }) |has_room| {
+        var pool = try sample.pool(.all, 0);
+        defer pool.deinit();
+        var plan: AttentionPool.Plan = .{};
+        defer plan.deinit(testing.allocator);
+        var copies: std.ArrayList(CellCopy) = .empty;
+        defer copies.deinit(testing.allocator);
+        var turns: std.ArrayList(CellTurn) = .empty;
+        defer turns.deinit(testing.allocator);
+        const first: batch.Run = .{ .sequence = 0, .first_row = 0, .count = 60, .first_position = 0 };
+        try sample.step(&pool, &plan, &.{first});
+        pool.commit(&plan, &.{first});
+        try pool.own_range(0, 0, 60, &copies);
+        try pool.move(0, 0, 60, .{ .divide = 2 }, &turns);
+        try sample.share(&pool, 0, 1);
+        const left: u32 = if (has_room) 1 else 0;
+        while (pool.blocks.free_count > left) _ = pool.blocks.take(null).?;
+        try testing.expectEqual(has_room, try pool.can_own(1, 0, 30));
+        if (has_room) try pool.own_range(1, 0, 30, &copies);
+        try testing.expectEqual(0, pool.blocks.free_count);
+        try testing.expectEqual(@as(usize, if (has_room) 60 else 0), copies.items.len);
+        for (pool.holders[1].pieces.items, 0..) |piece, i| {
+            try testing.expectEqual(@as(i32, @intCast(i / 2)), piece.position);
+            try testing.expectEqual(i, piece.offset);
+        }
+    }
 }
 
 test "sliding along by cutting and moving takes no more blocks, shared or separate" {

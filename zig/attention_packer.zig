@@ -54,30 +54,68 @@ pub const Packer = struct {
     }
 };
 
-/// After cells were cut out: makes the holder take no more blocks than it needs, as far as there is room to copy.
-/// Adds the cells that must be copied, in this order.
+/// What a holder has of each of its blocks.
+pub const Parts = struct {
+    const Part = struct { pieces: u32 = 0, cells: u32 = 0 };
+
+    of: std.AutoHashMapUnmanaged(Block, Part) = .empty,
+
+    pub fn init(gpa: std.mem.Allocator, pieces: []const Piece) error{OutOfMemory}!Parts {
+        var parts: Parts = .{};
+        errdefer parts.deinit(gpa);
+        for (pieces) |piece| {
+            const entry = try parts.of.getOrPutValue(gpa, piece.block, .{});
+            entry.value_ptr.pieces += 1;
+            entry.value_ptr.cells += piece.count;
+        }
+        return parts;
+    }
+
+    pub fn deinit(parts: *Parts, gpa: std.mem.Allocator) void {
+        parts.of.deinit(gpa);
+    }
+
+    /// Whether somebody else owns a block too.
+    pub fn is_foreign(parts: *const Parts, pool: *const AttentionPool, block: Block) bool {
+        return pool.blocks.references[block] > parts.of.get(block).?.pieces;
+    }
+};
+
+/// After cells were cut out: makes the holder take no more blocks than it needs, as far as there is room to copy. What
+/// others own too stays, since copying it would free nothing. Adds the cells that must be copied, in this order.
 pub fn pack(pool: *AttentionPool, holder: u32, copies: *std.ArrayList(CellCopy)) error{OutOfMemory}!void {
     const h = &pool.holders[holder];
     var cells: u32 = 0;
-    var blocks: u32 = 0;
-    for (h.pieces.items, 0..) |piece, i| {
-        cells += piece.count;
-        blocks += @intFromBool(i == 0 or h.pieces.items[i - 1].block != piece.block);
-    }
-    if (blocks <= AttentionPool.blocks_for(cells) + 1) return;
+    for (h.pieces.items) |piece| cells += piece.count;
+    // Pieces are at least as many as blocks.
+    if (h.pieces.items.len <= AttentionPool.blocks_for(cells) + 1) return;
+    var parts: Parts = try .init(pool.gpa, h.pieces.items);
+    defer parts.deinit(pool.gpa);
+    var loose_blocks: u32 = 0;
+    var loose_cells: u32 = 0;
+    var each = parts.of.iterator();
+    while (each.next()) |part| if (is_loose(&parts, pool, part.key_ptr.*)) {
+        loose_blocks += 1;
+        loose_cells += part.value_ptr.cells;
+    };
+    if (loose_blocks <= AttentionPool.blocks_for(loose_cells) + 1) return;
     var dense: std.ArrayList(Piece) = try .initCapacity(pool.gpa, 2 * h.pieces.items.len);
     errdefer dense.deinit(pool.gpa);
     try copies.ensureUnusedCapacity(pool.gpa, 2 * h.pieces.items.len);
     var packer: Packer = .{};
     var has_room = true;
     for (h.pieces.items) |piece| {
-        // Full blocks at the start stay where they are.
-        const stays = packer.block == null and piece.count == block_cells;
-        if (!stays and has_room) has_room = packer.put(pool, holder, piece, &dense, copies);
-        if (stays or !has_room) dense.appendAssumeCapacity(piece) else pool.blocks.release(piece.block);
+        const moves = has_room and is_loose(&parts, pool, piece.block);
+        if (moves) has_room = packer.put(pool, holder, piece, &dense, copies);
+        if (moves and has_room) pool.blocks.release(piece.block) else dense.appendAssumeCapacity(piece);
     }
     h.pieces.deinit(pool.gpa);
     h.pieces = dense;
+}
+
+/// Whether a block is the holder's alone, and not full of its cells.
+fn is_loose(parts: *const Parts, pool: *const AttentionPool, block: Block) bool {
+    return !parts.is_foreign(pool, block) and parts.of.get(block).?.cells < block_cells;
 }
 
 const testing = std.testing;
@@ -117,4 +155,29 @@ test "pieces are packed as far as blocks are free" {
         pool.clear(0);
         try testing.expectEqual(total, pool.blocks.free_count);
     }
+}
+
+test "what others own too is not copied: that would free nothing" {
+    var pool = try sample.pool(.all, 0);
+    defer pool.deinit();
+    var plan: AttentionPool.Plan = .{};
+    defer plan.deinit(testing.allocator);
+    var copies: std.ArrayList(CellCopy) = .empty;
+    defer copies.deinit(testing.allocator);
+    const total = pool.blocks.free_count;
+    const run: batch.Run = .{ .sequence = 0, .first_row = 0, .count = 320, .first_position = 0 };
+    try sample.step(&pool, &plan, &.{run});
+    pool.commit(&plan, &.{run});
+    try sample.share(&pool, 0, 2);
+    for (0..5) |block| {
+        const begin: i32 = @intCast(64 * block);
+        try pool.remove(0, begin + 1, begin + 60);
+    }
+    try pool.pack(0, &copies);
+    try testing.expectEqual(0, copies.items.len);
+    pool.clear(2);
+    try pool.pack(0, &copies);
+    try testing.expectEqual(total - 1, pool.blocks.free_count);
+    pool.clear(0);
+    try testing.expectEqual(total, pool.blocks.free_count);
 }

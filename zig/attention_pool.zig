@@ -445,6 +445,7 @@ pub const AttentionPool = struct {
     // ---- moving positions ----
 
     pub const move_refusal = move_file.refusal;
+    pub const can_own = move_file.can_own;
     pub const own_range = move_file.own_range;
     pub const move = move_file.run;
 

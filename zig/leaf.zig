@@ -105,8 +105,15 @@ pub const Pool = union(declaration.Kind) {
         }
     }
 
-    /// Makes what moves the holder's own. Fails where there is no room for that, and has changed nothing that shows.
-    pub fn own_range(pool: *Pool, holder: u32, p0: i32, p1: i32, changes: *Changes) error{ OutOfMemory, Full }!void {
+    /// Whether there is room to make positions `[p0, p1)` the holder's own.
+    pub fn can_own(pool: *const Pool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!bool {
+        switch (pool.*) {
+            inline else => |*leaf| return leaf.can_own(holder, p0, p1),
+        }
+    }
+
+    /// Makes what moves the holder's own. `can_own` was asked first.
+    pub fn own_range(pool: *Pool, holder: u32, p0: i32, p1: i32, changes: *Changes) error{OutOfMemory}!void {
         switch (pool.*) {
             inline else => |*leaf| try leaf.own_range(holder, p0, p1, &changes.cells),
         }

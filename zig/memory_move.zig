@@ -30,13 +30,13 @@ pub fn begin(memory: *Memory, sequence: u32, p0: i32, p1: i32, how: Move) status
             @min(p1, range.end) - 1, last, memory.config.context,
         });
     }
+    for (memory.pools) |*pool| if (!try pool.can_own(sequence, p0, p1)) return Memory.no_room(pool, error.Full);
     var changes: leaf.Changes = .{};
     defer changes.deinit(memory.gpa);
     for (memory.pools, 0..) |*pool, index| {
         changes.clear();
-        const result = pool.own_range(sequence, p0, p1, &changes);
+        try pool.own_range(sequence, p0, p1, &changes);
         memory.carry_out(@intCast(index), &changes);
-        result catch |err| return Memory.no_room(pool, err);
     }
 }
 

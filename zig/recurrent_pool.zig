@@ -378,7 +378,11 @@ pub const RecurrentPool = struct {
         return if ((p0 > first and p0 < end) or p1 < end) "a state moves as a whole" else null;
     }
 
-    pub fn own_range(_: *RecurrentPool, _: u32, _: i32, _: i32, _: *std.ArrayList(CellCopy)) error{ OutOfMemory, Full }!void {
+    pub fn can_own(_: *const RecurrentPool, _: u32, _: i32, _: i32) error{OutOfMemory}!bool {
+        return true;
+    }
+
+    pub fn own_range(_: *RecurrentPool, _: u32, _: i32, _: i32, _: *std.ArrayList(CellCopy)) error{OutOfMemory}!void {
         // Where a state stands is in the books alone.
     }
 
