@@ -86,7 +86,8 @@ function readConfig(m: Metadata) {
   const kvHeads = perLayer(m, key("attention.head_count_kv"), layers);
   const odd = kvHeads.find((count) => count > 1);
   if (odd !== undefined) {
-    const sentence = `"${key("attention.head_count_kv")}" has a layer with ${odd}; 0 and 1, for one latent, can be computed`;
+    const what = "keys and values of each head (attn_kv_b), as old files have them";
+    const sentence = `"${key("attention.head_count_kv")}" has a layer with ${odd}: ${what}; 0 and 1, for one latent, can be computed`;
     throw new StrataError("unsupported", `${m.file}: ${sentence}`);
   }
   supportsOnly(m, key("attention.q_lora_rank"), 0);

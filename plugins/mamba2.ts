@@ -74,6 +74,8 @@ export const mamba2 = defineArchitecture({
         "mamba2.vocab_size": c.count("vocab_size"),
       };
     },
+    // Mamba-Codestral's are a model within another.
+    rename: (name) => name.replace(/^model\.(?=backbone\.|lm_head\.)/, ""),
     tensors: (c) => ({
       "token_embd.weight": "backbone.embeddings.weight",
       "output_norm.weight": "backbone.norm_f.weight",

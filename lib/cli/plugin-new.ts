@@ -8,6 +8,9 @@ import { fileError } from "./files.ts";
 /** Names that GGUF files and npm packages can both have. */
 const namePattern = /^[a-z][a-z0-9]*([._-][a-z0-9]+)*$/;
 
+/** Ends of names by which `bun test` takes a file for a test. */
+const testPattern = /[._](test|spec)$/;
+
 /** The package of the architecture `name`. */
 export function packageName(name: string): string {
   return `ggstrata-arch-${name}`;
@@ -16,7 +19,7 @@ export function packageName(name: string): string {
 /**
  * Writes the package into a folder that is empty or not there.
  * @returns the names of its files
- * @throws StrataError `invalid_argument` for a name that is none, or a folder with something in it
+ * @throws StrataError `invalid_argument` for a name that is none, or a test's, or a folder with something in it
  */
 export async function writePluginPackage(name: string, folder: string): Promise<string[]> {
   if (!namePattern.test(name)) {
@@ -24,6 +27,10 @@ export async function writePluginPackage(name: string, folder: string): Promise<
       "invalid_argument",
       `"${name}" cannot be an architecture's name; give small letters and digits, with - or _ between them`,
     );
+  }
+  if (testPattern.test(name)) {
+    const sentence = `"${name}" cannot be an architecture's name: ${name}.ts would be taken for a test; give another end`;
+    throw new StrataError("invalid_argument", sentence);
   }
   const files = await packageFiles(name);
   try {
@@ -40,8 +47,8 @@ export async function writePluginPackage(name: string, folder: string): Promise<
 }
 
 async function packageFiles(name: string): Promise<Record<string, string>> {
-  const identifier = name.replaceAll(/[._-]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
   const template = await readFile(join(import.meta.dir, "plugin-template/architecture.ts"), "utf8");
+  const identifier = identifierOf(name, template);
   const file = `${name}.ts`;
   return {
     "package.json": json({
@@ -79,6 +86,24 @@ async function packageFiles(name: string): Promise<Record<string, string>> {
     "README.md": readme(name, identifier),
     ".gitignore": "node_modules/\n",
   };
+}
+
+/** Words that no variable of a module can be called. */
+const reserved = new Set(
+  (
+    "arguments await break case catch class const continue debugger default delete do else enum eval export extends false " +
+    "finally for function if implements import in instanceof interface let new null package private protected public " +
+    "return static super switch this throw true try typeof undefined var void while with yield"
+  ).split(" "),
+);
+
+/** What the plugin is called in its file: its name, with a word behind it where the file has another use for that. */
+function identifierOf(name: string, template: string): string {
+  const identifier = name.replaceAll(/[._-]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+  const imported = template.slice(0, template.indexOf("from ")).match(/\w+/g) ?? [];
+  const declared = [...template.matchAll(/^(?:function|const|type) (\w+)/gm)].map(([, own = ""]) => own);
+  const taken = new Set([...reserved, ...imported, ...declared, "testArchitecture"]);
+  return taken.has(identifier) ? `${identifier}Architecture` : identifier;
 }
 
 function json(value: unknown): string {

@@ -24,9 +24,10 @@ export class Checkpoint implements AsyncDisposable {
 
   /**
    * Opens the files and reads their headers.
+   * @param rename gives the name by which a tensor is known from here on
    * @throws StrataError `not_found` where a file is missing, `bad_format` where one is damaged
    */
-  static async open(folder: string): Promise<Checkpoint> {
+  static async open(folder: string, rename: (name: string) => string): Promise<Checkpoint> {
     const names = await fileNames(folder);
     const files: SafetensorsFile[] = [];
     const tensors = new Map<string, CheckpointTensor>();
@@ -34,7 +35,7 @@ export class Checkpoint implements AsyncDisposable {
       for (const name of names) {
         const file = await SafetensorsFile.open(join(folder, name));
         files.push(file);
-        for (const [tensor, found] of await file.tensors()) tensors.set(tensor, found);
+        for (const [tensor, found] of await file.tensors()) tensors.set(rename(tensor), found);
       }
       return new Checkpoint(folder, files, tensors);
     } catch (error) {

@@ -2,8 +2,9 @@ import { basename, resolve } from "node:path";
 import { StrataError } from "../errors.ts";
 import { GgufWriter, plainMetadata, type GgufMetadata, type WrittenType } from "../gguf/index.ts";
 import type { Architecture } from "../model/architecture.ts";
-import { readArchitecture } from "../model/read.ts";
+import { readArchitecture, runPart } from "../model/read.ts";
 import { Registry, type Plugin } from "../model/registry.ts";
+import { shown } from "../shown.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { readConfig } from "./config.ts";
 import { elementsOf, type LazyTensor } from "./lazy-tensor.ts";
@@ -62,7 +63,7 @@ export interface Conversion {
 export async function convertModel(folder: string, path: string, options: ConvertOptions = {}): Promise<Conversion> {
   const config = await readConfig(folder);
   const { architecture, mapping } = await findMapping(config, options.plugins ?? []);
-  await using checkpoint = await Checkpoint.open(folder);
+  await using checkpoint = await Checkpoint.open(folder, renaming(architecture, mapping, config));
   const type = options.type ?? commonType(checkpoint);
   const metadata = await readMetadata(folder, config, architecture, mapping, type, options);
   const converted = plainMetadata(`${config.file}, as converted`, metadata);
@@ -99,6 +100,19 @@ async function findMapping(config: HuggingFaceConfig, plugins: readonly Plugin[]
     `${config.file}: no architecture converts "${names.join(", ")}"; convertible are ${convertible}; ` +
       "others by a plugin with huggingFace",
   );
+}
+
+/** The names of a mapping for a checkpoint's tensors. */
+function renaming({ names }: Architecture, mapping: HuggingFaceMapping, { file }: HuggingFaceConfig) {
+  const architecture = names[0] ?? "?";
+  return (name: string): string => {
+    const renamed: unknown = runPart(architecture, "huggingFace.rename", file, () =>
+      mapping.rename === undefined ? name : mapping.rename(name),
+    );
+    if (typeof renamed === "string") return renamed;
+    const sentence = `huggingFace.rename of "${architecture}" gives ${shown(renamed)} for "${name}"; give a name`;
+    throw new StrataError("invalid_argument", sentence);
+  };
 }
 
 function commonType(checkpoint: Checkpoint): WrittenType {

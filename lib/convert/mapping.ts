@@ -23,6 +23,8 @@ export interface HuggingFaceMapping {
   metadata(config: HuggingFaceConfig): GgufMetadata;
   /** What each tensor is made of, by full names. {@link blockTensors} spares the repetition. */
   tensors(config: HuggingFaceConfig): TensorTable;
+  /** What a tensor is called in all of these, where some checkpoints call it otherwise. */
+  rename?(name: string): string;
   /** Names of tensors in the checkpoint that no tensor is made of, and rightly so. */
   readonly unused?: readonly RegExp[];
 }

@@ -131,12 +131,28 @@ function bind(tree: WeightTree, weightOf: (spec: WeightSpec) => Weight | undefin
   return Object.fromEntries(branches.map(([key, branch]) => [key, bind(branch, weightOf)]));
 }
 
+/** Names of tensors that files of other layouts have for this one and its neighbours. */
+function fusedNames(name: string): readonly string[] {
+  return fusions.map(([part, whole]) => name.replace(part, whole)).filter((fused) => fused !== name);
+}
+
+const fusions = [
+  [/(?<=\.attn_)[qkv](?=\.)/, "qkv"],
+  [/(?<=\.attn_)[kv](?=_b\.)/, "kv"],
+  [/(?<=\.ffn_)(gate|up)(?=_exps\.)/, "gate_up"],
+] as const;
+
 function findTensor(spec: WeightSpec, file: ModelFile): number {
   let index = file.indexOf(spec.name);
   if (index < 0 && spec.tied !== undefined) index = file.indexOf(spec.tied);
   if (index < 0) {
     if (spec.isOptional) return -1;
     const expected = `expected [${spec.shape.join(", ")}]`;
+    const fused = fusedNames(spec.name).find((name) => file.indexOf(name) >= 0);
+    if (fused !== undefined) {
+      const sentence = `the file has the tensor "${fused}", of which "${spec.name}" (${expected}) is a part; only such that are split can be computed`;
+      throw new StrataError("unsupported", `${file.path}: ${sentence}`);
+    }
     throw new StrataError("bad_format", `${file.path}: the tensor "${spec.name}" is missing (${expected})`);
   }
   const tensor = file.tensors[index];

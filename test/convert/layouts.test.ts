@@ -1,9 +1,10 @@
 import { afterAll, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { convertModel, loadModel, openModelFile } from "ggstrata";
+import { convertModel, loadModel, openModelFile, type HuggingFaceMapping } from "ggstrata";
 import { nmse, readFixture } from "../plugins/reference.ts";
-import { fixtureFolder, readJsonFile, Workshop } from "./checkpoints.ts";
+import { mamba2 } from "../../plugins/mamba2.ts";
+import { fixtureFolder, readJsonFile, readSafetensors, Workshop, writeSafetensors } from "./checkpoints.ts";
 import { bamba, graniteWithExperts, mamba, qwen3 } from "./layouts.ts";
 
 const workshop = new Workshop();
@@ -38,6 +39,25 @@ test.each([
     for await (const row of model.logits(tokens)) out.set(row.logits, row.position * model.vocabularySize);
     expect(nmse(out, logits)).toBeLessThanOrEqual(1e-8);
   }
+});
+
+test("Mamba-Codestral's tensors are Mamba-2's, with one more name before them", async () => {
+  const folder = workshop.copy("mamba2");
+  const [straight, other] = [workshop.path(), workshop.path()];
+  await convertModel(folder, straight, { name: "mamba2" });
+  const path = join(folder, "model.safetensors");
+  const tensors = Object.entries(readSafetensors(path)).map(([name, tensor]) => [`model.${name}`, tensor] as const);
+  writeSafetensors(path, Object.fromEntries(tensors));
+  await convertModel(folder, other, { name: "mamba2" });
+  expect(Buffer.compare(await Bun.file(other).bytes(), await Bun.file(straight).bytes())).toBe(0);
+});
+
+test("a plugin that renames tensors to nothing is named", async () => {
+  const [mapping] = mamba2.huggingFace ?? [];
+  const rename = () => undefined as unknown as string;
+  const plugin = { ...mamba2, replaces: true, huggingFace: [{ ...(mapping as HuggingFaceMapping), rename }] };
+  const conversion = convertModel(workshop.copy("mamba2"), workshop.path(), { plugins: [plugin] });
+  await expect(conversion).rejects.toThrow('huggingFace.rename of "mamba2" gives undefined for "');
 });
 
 test("Bamba's layers may be named by kind, and its rotated share by a factor", async () => {

@@ -1,10 +1,11 @@
 /** Llama, Gemma 3 and Granite by keys and tensors that the fixtures lack, with random weights: what libllama computes. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadModel } from "ggstrata";
+import { Gguf } from "../model/gguf.ts";
 import { Folder, refusal, someTokens } from "../model/help.ts";
 import { Peer } from "../peer/peer.ts";
 import { makeModel, writeHeader, type Changes } from "./made-model.ts";
-import { nmse } from "./reference.ts";
+import { nmse, readFixture } from "./reference.ts";
 
 setDefaultTimeout(120_000);
 
@@ -82,6 +83,20 @@ const refused: readonly (readonly [string, string, Changes])[] = [
 test.each(refused)("%s is refused by %s", async (name, key, changes) => {
   const { message } = await refusal(loadModel(writeHeader(folder.path, name, changes)));
   expect(message).toContain(`"${name}.${key}"`);
+});
+
+const fused = [
+  ["llama", "attn_q", "attn_qkv"],
+  ["kimi-linear", "attn_k_b", "attn_kv_b"],
+  ["granitehybrid-moe", "ffn_gate_exps", "ffn_gate_up_exps"],
+] as const;
+
+test.each(fused)("%s without %s is told from one with %s", async (name, part, whole) => {
+  const { values, tensors } = Gguf.read(readFixture(name).model);
+  const renamed = tensors.map((tensor) => ({ ...tensor, name: tensor.name.replace(`.${part}.`, `.${whole}.`) }));
+  const { code, message } = await refusal(loadModel(folder.write(`${name}.gguf`, new Gguf(values, renamed).write())));
+  expect(code).toBe("unsupported");
+  expect(message).toMatch(new RegExp(`the file has the tensor "blk.\\d+.${whole}.weight", of which "blk.\\d+.${part}`));
 });
 
 test("recurrent layers look back only, whatever a file says of attention", async () => {

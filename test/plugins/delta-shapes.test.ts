@@ -113,6 +113,13 @@ test.each(refused)("%s is refused by %s", async (name, key, changes) => {
   expect(message).toContain(`"${name}.${key}"`);
 });
 
+test("Kimi Linear's keys and values of each head are named", async () => {
+  const { message } = await refusal(
+    loadModel(writeHeader(folder.path, "kimi-linear", { "attention.head_count_kv": [0, 0, 0, 4] })),
+  );
+  expect(message).toContain("has a layer with 4: keys and values of each head (attn_kv_b), as old files have them");
+});
+
 test("a projection that is missing is named", async () => {
   const path = await makeModel(folder.path, "qwen3next", qwenEven, /attn_qkv\.weight/);
   const { code, message } = await refusal(loadModel(path));

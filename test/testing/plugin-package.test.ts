@@ -2,6 +2,8 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Architecture } from "ggstrata";
+import { writePluginPackage } from "../../lib/cli/plugin-new.ts";
 import { strataHere } from "../cli/strata.ts";
 import { fixturePath, Folder, root } from "../model/help.ts";
 
@@ -76,7 +78,27 @@ describe("a new package", () => {
     expect(readFileSync(plugin, "utf8")).toBe(before);
   });
 
-  test.each(["My Arch", "../x", "", "-x", "a--b"])("is not named %p", async (name) => {
+  test.each([
+    "class",
+    "default",
+    "matrix",
+    "type",
+    "attention",
+    "read-config",
+    "attention-weights",
+    "test-architecture",
+  ])("may be named %p", async (name) => {
+    const own = join(made, "others", name);
+    await writePluginPackage(name, own);
+    const [first, ...rest] = Object.entries((await import(join(own, `${name}.ts`))) as Record<string, Architecture>);
+    expect(first?.[0]).toMatch(/^[a-z]\w+Architecture$/);
+    expect([first?.[1].names, rest]).toEqual([[name], []]);
+    const text = readFileSync(join(own, `${name}.test.ts`), "utf8");
+    expect(text).toContain(`import { ${first?.[0]} } from "./${name}.ts";`);
+    expect(text.match(/import \{ testArchitecture \}/g)).toHaveLength(1);
+  });
+
+  test.each(["My Arch", "../x", "", "-x", "a--b", "mine.test", "mine_spec"])("is not named %p", async (name) => {
     const { code } = await strataHere("plugin", "new", `--dir=${join(folder.path, "other")}`, "--", name);
     expect(code).toBe(name === "" ? 2 : 1);
     expect(readdirSync(folder.path)).not.toContain("other");
