@@ -88,7 +88,9 @@ export function compileProgress(paths, files) {
     const { names, count } = compiledFiles(paths);
     // With nothing cached Zig first compiles the program that reads build.zig, for a third of the whole time.
     if (!names.has("maker")) return "Zig is compiling its build program";
-    return before < files ? `${count} of about ${files} files compiled` : `${count - before} newly compiled`;
+    if (before >= files) return `${count - before} newly compiled`;
+    // Caches keep what other builds compiled, so that there can be more than a first build needs.
+    return count > files ? `${count} files compiled` : `${count} of about ${files} files compiled`;
   };
 }
 

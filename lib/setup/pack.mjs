@@ -45,7 +45,7 @@ export const packs = () => `${process.platform}-${process.arch}` === "linux-x64"
  */
 export async function buildReleases(paths, zig, step) {
   mkdirSync(paths.cache, { recursive: true });
-  step.howFar = compileProgress(paths, releaseLibraries.length * pins.zig.files);
+  step.howFar = compileProgress(paths, pins.zig.releaseFiles);
   await runQuietly({
     what: "Building the packages' libraries",
     command: zig,

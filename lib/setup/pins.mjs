@@ -14,7 +14,7 @@ const readJson = (path) => JSON.parse(readFileSync(join(checkout, path), "utf8")
  * @property {string} node the lowest version of Node
  * @property {{ version: string, megabytes: number, packages: Record<string, PlatformPackage> }} bun
  * @property {{ version: string, packages: Record<string, PlatformPackage> }} peer
- * @property {{ version: string, megabytes: number, files: number, sha256: string[] }} zig files: how many a first build compiles
+ * @property {{ version: string, megabytes: number, files: number, releaseFiles: number, sha256: string[] }} zig files: how many a first build compiles, of the library here and of the packages
  * @property {ModelPin[]} models
  * @property {{ package: string, sha256: string, members: Record<string, string> }} terms
  *

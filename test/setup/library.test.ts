@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { libraryIsBuilt, libraryKey } from "../../lib/setup/library.mjs";
+import { compileProgress, libraryIsBuilt, libraryKey } from "../../lib/setup/library.mjs";
 import { statOf, writeStamp } from "../../lib/setup/files.mjs";
 import { pathsOf } from "../../lib/setup/paths.mjs";
 import { Folder } from "./folder.ts";
@@ -53,4 +53,24 @@ test("a library counts as built only whole, as stamped, and from these sources",
   writeStamp(paths.libraryStamp, { key, size, mtimeMs });
   folder.file("zig-out/lib/" + paths.library.split("/").pop(), "other machine code, built by hand");
   expect(libraryIsBuilt(paths, key)).toBe(false);
+});
+
+test("the progress of compiling counts what the caches get, and never more than there is", () => {
+  using folder = new Folder();
+  const paths = project(folder);
+  const compile = (from: number, to: number) => {
+    for (let i = from; i < to; i += 1) folder.file(`.cache/zig/o/${i}/one.o`, "");
+  };
+  const howFar = compileProgress(paths, 5);
+  compile(0, 2);
+  expect(howFar()).toBe("Zig is compiling its build program");
+  folder.file(".cache/zig-global/o/m/maker", "");
+  expect(howFar()).toBe("2 of about 5 files compiled");
+  compile(2, 5);
+  expect(howFar()).toBe("5 of about 5 files compiled");
+  compile(5, 7);
+  expect(howFar()).toBe("7 files compiled");
+  const again = compileProgress(paths, 5);
+  compile(7, 8);
+  expect(again()).toBe("1 newly compiled");
 });
