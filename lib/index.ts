@@ -51,7 +51,7 @@ export {
   type RopeOfFile,
 } from "./model/conventions.ts";
 export { ModelFile, openModelFile, type TensorInfo } from "./model/file.ts";
-export { Metadata, type MetadataValue, type NumberArray } from "./model/metadata.ts";
+export { Metadata, type MetadataValue, type NumberArray } from "./gguf/metadata.ts";
 export { describeMemory, loadModel, Model } from "./model/model.ts";
 export type { LoadOptions, MemoryOptions } from "./model/options.ts";
 export { planMemory, type MemoryPlan, type PlannedMemory, type PlannedStep, type PlanOptions } from "./model/plan.ts";

@@ -1,5 +1,5 @@
 import { describeMemory, openModelFile, type MemoryOptions, type ModelFile, type ModelMemory } from "../index.ts";
-import type { Metadata, MetadataValue } from "../model/metadata.ts";
+import type { Metadata, MetadataValue } from "../gguf/metadata.ts";
 import { Registry, type Plugin } from "../model/registry.ts";
 import { defineCommand } from "./command.ts";
 import { counted, formatBytes, formatTable } from "./format.ts";

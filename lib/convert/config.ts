@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { StrataError } from "../errors.ts";
-import { Metadata, type MetadataValue } from "../model/metadata.ts";
+import { Metadata, type MetadataValue } from "../gguf/metadata.ts";
 import type { HuggingFaceConfig } from "./mapping.ts";
 
 /** A value of a JSON file. */

@@ -1,5 +1,5 @@
 import type { GgufMetadata } from "../gguf/index.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { renamed, type TensorSource } from "./recipe.ts";
 
 /**

@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import { Metadata, type MetadataValue, type NumberArray } from "../model/metadata.ts";
+import { Metadata, type MetadataValue, type NumberArray } from "./metadata.ts";
 import { ValueType } from "../native/abi.ts";
 import type { ByteSink } from "./bytes.ts";
 

@@ -5,7 +5,7 @@ import type { Graph } from "../graph/graph.ts";
 import type { LayerHandles } from "../graph/memory.ts";
 import type { Tensor } from "../graph/tensor.ts";
 import type { LayerMemory } from "../memory/declaration.ts";
-import type { Metadata, MetadataValue } from "./metadata.ts";
+import type { Metadata, MetadataValue } from "../gguf/metadata.ts";
 import { architectureName, runPart } from "./read.ts";
 import type { BoundWeights, WeightTree } from "./weights.ts";
 

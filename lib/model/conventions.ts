@@ -1,7 +1,7 @@
 import { StrataError } from "../errors.ts";
 import type { GatedDeltaShape } from "../graph/delta-blocks.ts";
 import type { RopeScaling } from "../graph/rope.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 
 /** Tokens in the vocabulary: `<architecture>.vocab_size`, or the tokenizer's list where the key is missing. */
 export function vocabularySize(metadata: Metadata, architecture: string): number {

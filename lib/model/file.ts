@@ -2,7 +2,7 @@ import { StrataError } from "../errors.ts";
 import { ValueType } from "../native/abi.ts";
 import { NativeFile, type FileTensor, type ValueLocation } from "../native/file.ts";
 import { typeFacts } from "../native/model.ts";
-import { Metadata, type MetadataValue, type NumberArray } from "./metadata.ts";
+import { Metadata, type MetadataValue, type NumberArray } from "../gguf/metadata.ts";
 
 export interface TensorInfo {
   readonly name: string;

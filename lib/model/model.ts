@@ -28,7 +28,7 @@ import type { ReadArchitecture } from "./architecture.ts";
 import { buildGraph, declareWeights, memoryHandles, tryGraph, type GraphParts } from "./build.ts";
 import { ModelFile, openModelFile } from "./file.ts";
 import { machineBytes } from "./machine.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { checkOptions, engineConfig, type LoadOptions, type MemoryOptions } from "./options.ts";
 import { readArchitecture } from "./read.ts";
 import { findArchitecture } from "./registry.ts";

@@ -4,7 +4,7 @@ import { checkMemory } from "../memory/check.ts";
 import type { LayerMemory } from "../memory/declaration.ts";
 import { isPromise, isRecord, isWhole, shown } from "../shown.ts";
 import type { Architecture, ReadArchitecture } from "./architecture.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { checkWeights } from "./weight-tree.ts";
 
 /** Of vocabulary and context. */

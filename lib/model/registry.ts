@@ -6,7 +6,7 @@ import { checkPath } from "../arguments.ts";
 import { StrataError } from "../errors.ts";
 import { shown } from "../shown.ts";
 import { checkApiVersion, type Architecture } from "./architecture.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 
 /** A plugin: what `defineArchitecture` returns, or the path of a file or name of a package that exports such. */
 export type Plugin = Architecture | string;

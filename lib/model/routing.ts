@@ -1,6 +1,6 @@
 import { StrataError } from "../errors.ts";
 import type { RouterScores, RoutingOptions } from "../graph/routing-blocks.ts";
-import type { Metadata } from "./metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 
 /** What `<architecture>.expert_gating_func` numbers mean. */
 const scoresOfKey: Readonly<Record<number, RouterScores>> = { 1: "softmax", 2: "sigmoid", 3: "chosenSoftmax" };

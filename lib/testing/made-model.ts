@@ -2,7 +2,7 @@
 import { StrataError } from "../errors.ts";
 import { typedNumber, writeGguf, type GgufMetadata, type GgufValue } from "../gguf/index.ts";
 import type { Architecture } from "../model/architecture.ts";
-import { Metadata, type MetadataValue } from "../model/metadata.ts";
+import { Metadata, type MetadataValue } from "../gguf/metadata.ts";
 import type { WeightSpec, WeightTree } from "../model/weights.ts";
 import { randomOf } from "./compare.ts";
 

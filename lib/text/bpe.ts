@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
 import { PairTable } from "./pair-table.ts";
 import { splitWords, type PreTokenizer } from "./pre-tokenizer.ts";

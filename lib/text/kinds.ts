@@ -1,4 +1,4 @@
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { BytePairEncoder } from "./bpe.ts";
 import type { Spelling } from "./decode.ts";
 import { BestScoreEncoder } from "./plamo2.ts";

@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { at } from "./merge.ts";
 import { PairTable } from "./pair-table.ts";
 import { bits, byteName, tooShort, type Vocabulary } from "./vocabulary.ts";

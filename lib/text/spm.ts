@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { at, PairMerger } from "./merge.ts";
 import { byteName, tooShort, type Vocabulary } from "./vocabulary.ts";
 import { WordCache } from "./word-cache.ts";

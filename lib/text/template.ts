@@ -1,6 +1,6 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { ContentMask, inspectedLiterals } from "./content-mask.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 

@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { ByteBuffer, cleanUpSpaces, decodeUtf8, StreamDecoder, TokenPieces } from "./decode.ts";
 import { tokenizerModels, type Encoder, type TokenizerKind, type TokenizerParts } from "./kinds.ts";
 import { SpecialTokens, type Fragment } from "./partition.ts";

@@ -1,5 +1,5 @@
 import { StrataError } from "../errors.ts";
-import type { Metadata } from "../model/metadata.ts";
+import type { Metadata } from "../gguf/metadata.ts";
 import { at } from "./merge.ts";
 
 /** What a token is for. `control` tokens structure the model's input; their text in a user's text means nothing. */

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { ropeFactors, ropeMetadata, roundToBf16, type HuggingFaceConfig } from "ggstrata";
-import { Metadata, type MetadataValue } from "../../lib/model/metadata.ts";
+import { Metadata, type MetadataValue } from "../../lib/gguf/metadata.ts";
 import { plainMetadata } from "../../lib/gguf/index.ts";
 
 function configOf(values: Readonly<Record<string, MetadataValue>>): HuggingFaceConfig {

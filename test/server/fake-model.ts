@@ -1,6 +1,6 @@
 import { type ErrorCode, StrataError } from "../../lib/errors.ts";
 import type { GenerateOptions } from "../../lib/index.ts";
-import { Metadata, type MetadataValue } from "../../lib/model/metadata.ts";
+import { Metadata, type MetadataValue } from "../../lib/gguf/metadata.ts";
 import type { FinishReason, GenerationEvent } from "../../lib/schedule/events.ts";
 import type { OwnedModel } from "../../lib/server/serve.ts";
 import { createChatTemplate, createTokenizer, type ChatTemplate, type Tokenizer } from "../../lib/text/index.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { MetadataValue } from "../../lib/model/metadata.ts";
+import type { MetadataValue } from "../../lib/gguf/metadata.ts";
 import {
   createChatTemplate,
   createTokenizer,

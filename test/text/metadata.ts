@@ -1,4 +1,4 @@
-import { Metadata, type MetadataValue } from "../../lib/model/metadata.ts";
+import { Metadata, type MetadataValue } from "../../lib/gguf/metadata.ts";
 
 /** Metadata of a file that exists only here. */
 export function metadataOf(file: string, values: ReadonlyMap<string, MetadataValue>): Metadata {

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { openModelFile } from "../../lib/model/file.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/text/index.ts";
-import type { Metadata } from "../../lib/model/metadata.ts";
+import type { Metadata } from "../../lib/gguf/metadata.ts";
 import { checkout, pathsOf } from "../../lib/setup/paths.mjs";
 
 /** The model files whose tokenizers are compared with libllama's: each kind and pre-tokenizer that they use. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import type { MetadataValue } from "../../lib/model/metadata.ts";
+import type { MetadataValue } from "../../lib/gguf/metadata.ts";
 import {
   createChatTemplate,
   createTokenizer,
