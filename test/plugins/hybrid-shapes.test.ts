@@ -48,6 +48,7 @@ const nemotronGroups: Changes = {
   ...{ ...nemotron, expert_feed_forward_length: 28, moe_latent_size: 24 },
   ...{ expert_count: 8, expert_used_count: 3, expert_group_count: 4, expert_group_used_count: 2 },
 };
+const nemotronUnset: Changes = { ...nemotronGroups, expert_gating_func: 0, expert_weights_scale: 0 };
 /** Experts of another width and another number of them in each layer. */
 const nemotronPuzzle: Changes = {
   ...{ ...nemotron, expert_feed_forward_length: [0, 30, 0, 44, 0, 0, 52], expert_weights_norm: false },
@@ -74,6 +75,7 @@ const models: readonly (readonly [string, string, Changes, RegExp?])[] = [
   ["nemotron_h", "attention first, an MLP last, all biases", nemotron, /bias/],
   ["nemotron_h", "attention last", { "attention.head_count_kv": [0, 0, 0, 2, 0, 4] }, convolutionBias],
   ["nemotron_h_moe", "experts in groups, of a narrower input", nemotronGroups, /exp_probs_b|ssm_conv1d.bias/],
+  ["nemotron_h_moe", "experts by keys of 0, which say nothing", nemotronUnset, /exp_probs_b|ssm_conv1d.bias/],
   ["nemotron_h_moe", "experts of each layer's own number and width", nemotronPuzzle, /exp_probs_b|ssm_conv1d.bias/],
 ];
 
