@@ -272,6 +272,9 @@ fn repack_buffer_type() c.ggml_backend_buffer_type_t {
 
 /// Whether ggml has a better order for this weight on this CPU. It answers for an operation, so one is made up.
 fn wants_repack(tensor: *Tensor, use: Use) bool {
+    // It ends the process where it is asked for a product with more matrices than one, or than one for each expert.
+    const dims: usize = if (use == .expert_product) 3 else 2;
+    for (tensor.ne[dims..]) |n| if (n != 1) return false;
     const kind = repack_buffer_type() orelse return false;
     const context = c.ggml_init(.{ .mem_size = c.ggml_tensor_overhead() * 8, .mem_buffer = null, .no_alloc = true }) orelse
         return false;
@@ -302,4 +305,21 @@ test "the reader's table of types is ggml's" {
         try std.testing.expectEqual(c.ggml_type_size(@intCast(i)), kind.block_bytes);
     }
     try std.testing.expectEqual(c.GGML_TYPE_COUNT, gguf.tensor_type_count);
+}
+
+test "a stack of more matrices than a product takes is not reordered" {
+    const context = c.ggml_init(.{ .mem_size = 1 << 16, .mem_buffer = null, .no_alloc = true }).?;
+    defer c.ggml_free(context);
+    c.ggml_cpu_init();
+    const shapes = [_][4]i64{ .{ 256, 64, 1, 1 }, .{ 256, 64, 2, 1 }, .{ 256, 64, 1, 2 }, .{ 256, 64, 2, 2 } };
+    for (shapes) |ne| {
+        const weight: *Tensor = c.ggml_new_tensor(context, c.GGML_TYPE_Q4_0, 4, &ne);
+        const is_matrix = ne[2] == 1 and ne[3] == 1;
+        const is_matrices = ne[3] == 1;
+        if (!is_matrix) try std.testing.expect(!wants_repack(weight, .product));
+        if (!is_matrices) try std.testing.expect(!wants_repack(weight, .expert_product));
+        // The others are asked about, whatever this machine answers.
+        if (is_matrix) _ = wants_repack(weight, .product);
+        if (is_matrices) _ = wants_repack(weight, .expert_product);
+    }
 }

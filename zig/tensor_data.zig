@@ -1,4 +1,5 @@
-//! The only file that touches the bytes of tensors: get, set and copy. Other backends come in here.
+//! The bytes of tensors: where they lie, and how they are set, copied and converted. It takes them to lie in the CPU's
+//! memory, as all of the engine does that asks it where.
 
 const std = @import("std");
 const assert = std.debug.assert;
@@ -16,11 +17,6 @@ pub fn write(tensor: *Tensor, offset: usize, data: []const u8) void {
     assert(offset + data.len <= c.ggml_nbytes(tensor));
     const base: [*]u8 = @ptrCast(tensor.data.?);
     @memcpy(base[offset..][0..data.len], data);
-}
-
-pub fn get(tensor: *const Tensor, offset: usize, data: []u8) void {
-    assert(offset + data.len <= c.ggml_nbytes(tensor));
-    c.ggml_backend_tensor_get(tensor, data.ptr, offset, data.len);
 }
 
 /// Copies `rows` consecutive rows of the last dimension within a tensor.

@@ -2,8 +2,9 @@
 //!
 //! That arithmetic is coarse: queries are rounded to f16, and values are summed up in f16, cell by cell. With quantised
 //! weights the smallest difference in an attention's output grows to percents in the probabilities of tokens, so only
-//! the same roundings in the same order give the text that llama.cpp gives. From `cells_max` cells on, ggml splits the
-//! cells by its number of threads, and there is nothing to agree with; then the sums are ours, in f32.
+//! the same roundings in the same order give the text that llama.cpp gives. Beyond `cells_max` cells, which llama.cpp
+//! rounds up to 512, ggml splits the cells that a single row sees by its number of threads, and there is nothing to agree
+//! with; then the sums are ours, in f32.
 //!
 //! Source: `ggml_compute_forward_flash_attn_ext_f16_one_chunk` of ggml 0.25, as GCC compiles it.
 
@@ -23,7 +24,7 @@ const Source = rows_path.Source;
 
 /// ggml takes from this many rows on in tiles, with f32 sums.
 const rows_end = 64;
-/// More cells are split by the number of threads.
+/// Of more, llama.cpp has 512 at least, from which on ggml splits them.
 pub const cells_max = 256;
 
 /// Heads that share a vector of keys or values in registers, and vectors of values per pass.
@@ -147,7 +148,7 @@ fn score_heads(comptime heads: usize, args: *const Args, from: Source, q: [*]con
             const k = halves(key, at + v * dot_lanes);
             inline for (0..heads) |h| {
                 const query: DotVec = q[h * dim + at + v * dot_lanes ..][0..dot_lanes].*;
-                sums[h][v] = @mulAdd(DotVec, k, query, sums[h][v]);
+                sums[h][v] = vector.fma(k, query, sums[h][v]);
             }
         };
         var rest: [heads]f64 = @splat(0);
@@ -232,7 +233,7 @@ fn add_vectors(
             const value = element.load(.f16, cell, starts[v]);
             inline for (0..heads) |h| {
                 const weight = vector.splat(weights[h * cells_max + i]);
-                sums[h][v] = round(@mulAdd(Vec, value, weight, sums[h][v]));
+                sums[h][v] = round(vector.fma(value, weight, sums[h][v]));
             }
         }
     }
@@ -249,7 +250,7 @@ fn add_short(comptime heads: usize, from: Source, scratch: *const Scratch, first
         for (0..from.cells.len) |i| {
             const at = (first + h) * cells_max + i;
             total = @floatCast(@as(f32, total) * scratch.shrink[at]);
-            total = @floatCast(@mulAdd(f32, half(from.cell(i), d), scratch.weights[at], total));
+            total = @floatCast(vector.fma(half(from.cell(i), d), scratch.weights[at], @as(f32, total)));
         }
         to[h * lanes + d] = total;
     };

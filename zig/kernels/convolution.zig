@@ -11,7 +11,8 @@ const vector = @import("vector.zig");
 const assert = std.debug.assert;
 const lanes = vector.lanes;
 
-/// The longest filter.
+/// The shortest filter, which looks back at all, and the longest.
+pub const taps_min = 2;
 pub const taps_max = 8;
 
 pub const Segment = @import("segment.zig").Segment;
@@ -41,11 +42,11 @@ pub const Args = struct {
 
 /// Thread `ith` of `nth` computes its own channels for all segments, so that no thread waits for another.
 pub fn forward(args: *const Args, ith: usize, nth: usize) void {
-    assert(args.taps >= 1 and args.taps <= taps_max);
-    assert(args.taps == 1 or args.state_cell_stride >= (args.taps - 1) * args.channels);
+    assert(args.taps >= taps_min and args.taps <= taps_max);
+    assert(args.state_cell_stride >= (args.taps - 1) * args.channels);
     for (args.segments) |segment| segment.check();
     switch (args.taps) {
-        inline 1...taps_max => |taps| forward_taps(taps, args, ith, nth),
+        inline taps_min...taps_max => |taps| forward_taps(taps, args, ith, nth),
         else => unreachable,
     }
 }
@@ -240,7 +241,7 @@ test "random shapes match the definition, for any number of threads" {
         .{ .first_row = 16, .rows = 3, .read_cell = 5, .write_cell = -1 },
     };
     for ([_]usize{ 1, 3, lanes, 2 * lanes + 1, 5 * lanes, 9 * lanes + 7 }) |channels| {
-        for (1..taps_max + 1) |taps| {
+        for (taps_min..taps_max + 1) |taps| {
             var fixture: Fixture = try .init(random, channels, taps, &segments);
             defer fixture.arena.deinit();
             fixture.run(1);

@@ -14,7 +14,7 @@ pub const Segment = @import("segment.zig").Segment;
 
 /// Strides count floats.
 pub const Args = struct {
-    /// The decay, `[channels]` per row. A stride of 0 takes the same for every token.
+    /// The decay, `[channels]` per row.
     a: [*]const f32,
     a_row_stride: usize,
     /// The input, `[channels]` per row.
@@ -104,7 +104,7 @@ const Fixture = struct {
         const out_buffer = try numbers(memory, random, rows * stride);
         const args: Args = .{
             .a = a.ptr,
-            .a_row_stride = if (random.boolean()) stride else 0,
+            .a_row_stride = stride,
             .x = (try numbers(memory, random, rows * stride)).ptr,
             .x_row_stride = stride,
             .out = out_buffer.ptr,
