@@ -169,7 +169,7 @@ test "a middle goes, what follows closes up, and kernels number the cells withou
     const total = pool.blocks.free_count;
     try sample.step(&pool, &plan, &.{.{ .sequence = 0, .first_row = 0, .count = 100, .first_position = 0 }});
     try sample.share(&pool, 0, 1);
-    try pool.remove(0, 10, 30);
+    try sample.remove(&pool, 0, 10, 30);
     try testing.expectEqual(100, pool.held(0).end);
     try testing.expect(pool.move_refusal(0, 0, 30, 100, .{ .shift = -21 }) != null);
     try testing.expectEqual(null, pool.move_refusal(0, 0, 30, 100, .{ .shift = -20 }));
@@ -188,7 +188,7 @@ test "a middle goes, what follows closes up, and kernels number the cells withou
     try sample.step(&pool, &plan, &.{next});
     try testing.expectEqual(Row{ .sequence = 0, .low = 0, .high = 80 }, plan.rows.items[0]);
     pool.commit(&plan, &.{next});
-    try pool.remove(0, 40, -1 + 1000);
+    try sample.remove(&pool, 0, 40, -1 + 1000);
     try testing.expectEqual(40, pool.held(0).end);
 
     copies.clearRetainingCapacity();
@@ -255,7 +255,7 @@ test "sliding along by cutting and moving takes no more blocks, shared or separa
         try sample.step(&pool, &plan, &.{first});
         pool.commit(&plan, &.{first});
         for (0..40) |_| {
-            try pool.remove(0, 4, 14);
+            try sample.remove(&pool, 0, 4, 14);
             try pool.own_range(0, 14, 90, &copies);
             try pool.move(0, 14, 90, .{ .shift = -10 }, &turns);
             try pool.pack(0, &copies);

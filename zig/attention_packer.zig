@@ -136,8 +136,8 @@ test "pieces are packed as far as blocks are free" {
         // The first block stays whole; 20 cells are left of each of the four behind it.
         for (1..5) |block| {
             const begin: i32 = @intCast(64 * block);
-            try pool.remove(0, begin, begin + 30);
-            try pool.remove(0, begin + 50, begin + 64);
+            try sample.remove(&pool, 0, begin, begin + 30);
+            try sample.remove(&pool, 0, begin + 50, begin + 64);
         }
         var taken: std.ArrayList(Block) = .empty;
         defer taken.deinit(testing.allocator);
@@ -171,7 +171,7 @@ test "what others own too is not copied: that would free nothing" {
     try sample.share(&pool, 0, 2);
     for (0..5) |block| {
         const begin: i32 = @intCast(64 * block);
-        try pool.remove(0, begin + 1, begin + 60);
+        try sample.remove(&pool, 0, begin + 1, begin + 60);
     }
     try pool.pack(0, &copies);
     try testing.expectEqual(0, copies.items.len);

@@ -130,7 +130,7 @@ pub const AttentionPool = struct {
             // They are the same in everything.
         }
 
-        pub fn cell_count(config: Config) u32 {
+        pub fn cell_count(config: Config) u64 {
             return block_count(config) * block_cells;
         }
 
@@ -176,10 +176,10 @@ pub const AttentionPool = struct {
         return blocks_for(@min(config.context, config.window + config.rollback)) + 1;
     }
 
-    pub fn block_count(config: Config) u32 {
-        const each = config.sequences * sequence_blocks(config);
+    pub fn block_count(config: Config) u64 {
+        const each = @as(u64, config.sequences) * sequence_blocks(config);
         const shared = if (config.cells > 0 and !config.separate) @min(each, blocks_for(config.cells)) else each;
-        return shared + config.snapshots * snapshot_blocks(config);
+        return shared + @as(u64, config.snapshots) * snapshot_blocks(config);
     }
 
     pub fn blocks_for(cells: u32) u32 {
@@ -190,7 +190,7 @@ pub const AttentionPool = struct {
         const holders = try gpa.alloc(Holder, config.sequences + config.snapshots);
         errdefer gpa.free(holders);
         @memset(holders, .{});
-        return .{ .gpa = gpa, .config = config, .blocks = try .init(gpa, block_count(config)), .holders = holders };
+        return .{ .gpa = gpa, .config = config, .blocks = try .init(gpa, @intCast(block_count(config))), .holders = holders };
     }
 
     pub fn deinit(pool: *AttentionPool) void {
@@ -198,10 +198,6 @@ pub const AttentionPool = struct {
         pool.gpa.free(pool.holders);
         pool.blocks.deinit(pool.gpa);
         pool.* = undefined;
-    }
-
-    pub fn cell_count(pool: *const AttentionPool) u32 {
-        return pool.blocks.count_total() * block_cells;
     }
 
     /// Whether cells are let go that no later token sees.
@@ -255,13 +251,16 @@ pub const AttentionPool = struct {
         return null;
     }
 
-    /// Removes positions `[p0, p1)`; `remove_refusal` was asked first.
-    pub fn remove(pool: *AttentionPool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!void {
+    /// At most one piece is cut in two.
+    pub fn reserve_remove(pool: *AttentionPool, holder: u32) error{OutOfMemory}!void {
+        try pool.holders[holder].pieces.ensureUnusedCapacity(pool.gpa, 1);
+    }
+
+    /// Removes positions `[p0, p1)`; `remove_refusal` was asked first, and room reserved.
+    pub fn remove(pool: *AttentionPool, holder: u32, p0: i32, p1: i32) void {
         assert(pool.remove_refusal(holder, p0, p1) == null);
         const h = &pool.holders[holder];
         if (p0 >= h.end or p1 <= h.min) return;
-        // At most one piece is cut in two.
-        try h.pieces.ensureUnusedCapacity(pool.gpa, 1);
         const old_end = h.end;
         var i: usize = 0;
         while (i < h.pieces.items.len) {
@@ -534,7 +533,7 @@ test "what was not computed is taken back where a chunk has just ended and nothi
         try testing.expectEqual(67, pool.held(0).end);
         pool.commit(&plan, &.{next});
         if (case[0] == .chunked) {
-            try pool.remove(0, 64, 67);
+            try sample.remove(&pool, 0, 64, 67);
             try testing.expectEqual(batch.Range{ .min = 64, .end = 64 }, pool.held(0));
         }
     }

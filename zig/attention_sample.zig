@@ -38,3 +38,8 @@ pub fn share(in: *AttentionPool, source: u32, destination: u32) !void {
     try in.copy(source, destination, in.held(source).end, in.stamp(source), &copies);
     try testing.expectEqual(0, copies.items.len);
 }
+
+pub fn remove(in: *AttentionPool, holder: u32, p0: i32, p1: i32) !void {
+    try in.reserve_remove(holder);
+    in.remove(holder, p0, p1);
+}

@@ -299,6 +299,6 @@ test "a window keeps what a rollback needs" {
     }
     try testing.expectEqual(null, pool.remove_refusal(0, 395, 400));
     try testing.expect(pool.remove_refusal(0, 394, 400) != null);
-    try pool.remove(0, 395, 400);
+    try sample.remove(&pool, 0, 395, 400);
     try testing.expectEqual(batch.Range{ .min = 380, .end = 395 }, pool.held(0));
 }

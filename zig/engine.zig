@@ -479,6 +479,7 @@ pub const Engine = struct {
         self.memory_mutex.lock();
         defer self.memory_mutex.unlock();
         self.memory.is_computing = false;
+        self.memory.pack_missed();
     }
 
     fn run_sub_batch(self: *Engine, job: *Job, batch: *const batch_file.Batch, sub_batch: *const SubBatch) status.Error!void {
@@ -671,7 +672,7 @@ pub const Engine = struct {
         const p0 = @max(from, 0);
         const p1 = if (to < 0) range.end else @min(to, range.end);
         if (p0 >= p1 or how.apply(p1 - 1) == p1 - 1) return;
-        const turns = if (self.recipes) |graph| graph.builder.turns else &.{};
+        const turns = (self.recipes orelse return status.fail(error.Internal, "no graph has said how keys are turned", .{})).builder.turns;
         for (turns, self.memory.declarations) |turn, d| if (turn == .unknown) {
             return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: layer {d} changes its keys after " ++
                 "their rotary embedding", .{ p0, p1 - 1, sequence, d.layer });
@@ -687,7 +688,7 @@ pub const Engine = struct {
             }
         }
         self.memory.histories[sequence].move(p0, p1, how);
-        try self.memory.pack(sequence);
+        self.memory.pack(sequence);
     }
 
     fn find_graph(self: *Engine, shape: graph_file.Shape) status.Error!*Graph {

@@ -44,6 +44,12 @@ pub const History = struct {
         return history.entries.items(.position);
     }
 
+    /// One past the last position; 0 where there is none.
+    pub fn end(history: *const History) i32 {
+        const all = history.positions();
+        return if (all.len == 0) 0 else all[all.len - 1] + 1;
+    }
+
     pub fn stamp(history: *const History) Stamp {
         return history.stamp_at(history.len());
     }

@@ -63,10 +63,17 @@ pub const Pool = union(declaration.Kind) {
         }
     }
 
-    /// Removes positions `[p0, p1)`; `remove_refusal` was asked first.
-    pub fn remove(pool: *Pool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!void {
+    /// Makes room for what `remove` needs, so that it cannot fail.
+    pub fn reserve_remove(pool: *Pool, holder: u32) error{OutOfMemory}!void {
         switch (pool.*) {
-            inline else => |*leaf| try leaf.remove(holder, p0, p1),
+            inline else => |*leaf| try leaf.reserve_remove(holder),
+        }
+    }
+
+    /// Removes positions `[p0, p1)`; `remove_refusal` was asked first, and room reserved.
+    pub fn remove(pool: *Pool, holder: u32, p0: i32, p1: i32) void {
+        switch (pool.*) {
+            inline else => |*leaf| leaf.remove(holder, p0, p1),
         }
     }
 
@@ -199,7 +206,7 @@ pub const PoolConfig = union(declaration.Kind) {
         }
     }
 
-    pub fn cell_count(config: PoolConfig) u32 {
+    pub fn cell_count(config: PoolConfig) u64 {
         switch (config) {
             inline else => |own| return own.cell_count(),
         }
@@ -246,7 +253,7 @@ pub const PoolConfig = union(declaration.Kind) {
     }
 
     /// Cells that are there only so that tokens can be taken back of sequences; those of snapshots count as theirs.
-    pub fn rollback_cells(config: PoolConfig) u32 {
+    pub fn rollback_cells(config: PoolConfig) u64 {
         switch (config.without_snapshots()) {
             inline else => |own| return own.cell_count() - own.without_rollback().cell_count(),
         }

@@ -52,6 +52,8 @@ pub const Memory = struct {
     bytes: usize,
     /// A batch is being computed for which room was counted: nobody else may take any until it has ended.
     is_computing: bool = false,
+    /// Gaps of some holder were not closed, since a batch was computed or memory was short.
+    has_gaps: bool = false,
     /// Bytes of states that steps have read and written, for whoever measures.
     state_bytes_moved: u64 = 0,
 
@@ -123,7 +125,7 @@ pub const Memory = struct {
                 continue;
             }
             tensors.* = .{ .pool = pool };
-            const cells: i64 = memory.layout.pools[pool].cell_count();
+            const cells: i64 = @intCast(memory.layout.pools[pool].cell_count());
             for (leaf.columns(d), 0..) |column, i| {
                 if (column.elements == 0) continue;
                 tensors.items[i] = c.ggml_new_tensor_2d(memory.context, column.type, column.elements, cells);
@@ -188,14 +190,19 @@ pub const Memory = struct {
     /// The positions at which every pool still holds something: `min` the greatest minimum, `end` one past the least
     /// maximum.
     pub fn bounds(memory: *const Memory, sequence: i32) status.Error!Range {
-        return memory.bounds_of(try memory.check_sequence(sequence));
+        const index = try memory.check_sequence(sequence);
+        var result = memory.bounds_of(index);
+        // Of a batch that is computed, attention holds cells already; they count when it has succeeded.
+        result.end = @min(result.end, memory.histories[index].end());
+        result.min = @min(result.min, result.end);
+        return result;
     }
 
     pub fn bounds_of(memory: *const Memory, holder: u32) Range {
         // Without any memory, a sequence has a length and nothing else.
         if (memory.pools.len == 0) {
-            const positions = memory.histories[holder].positions();
-            return if (positions.len == 0) .{ .min = 0, .end = 0 } else .{ .min = positions[0], .end = positions[positions.len - 1] + 1 };
+            const history = &memory.histories[holder];
+            return .{ .min = if (history.len() == 0) 0 else history.positions()[0], .end = history.end() };
         }
         var result: Range = .{ .min = 0, .end = std.math.maxInt(i32) };
         for (memory.pools) |*pool| {
@@ -223,11 +230,12 @@ pub const Memory = struct {
                 p0, @min(p1, range.end) - 1, index, pool.describe(&buffer), reason,
             });
         }
-        for (memory.pools) |*pool| try pool.remove(index, p0, p1);
+        for (memory.pools) |*pool| try pool.reserve_remove(index);
+        for (memory.pools) |*pool| pool.remove(index, p0, p1);
         const history = &memory.histories[index];
         history.remove(p0, p1);
         for (memory.pools) |*pool| pool.set_stamp(index, history.stamp());
-        try memory.pack(index);
+        memory.pack(index);
     }
 
     pub const Resumable = struct {
@@ -250,6 +258,7 @@ pub const Memory = struct {
             if (at > position or at <= best.position) continue;
             const other = &memory.histories[holder];
             if (other.len() > history.len() or !other.stamp().eql(history.stamp_at(other.len()))) continue;
+            if (!std.mem.eql(i32, other.positions(), history.positions()[0..other.len()])) continue;
             best = .{ .position = at, .snapshot = @intCast(i), .limit = if (at < position) best.limit else null };
         }
         return best;
@@ -272,16 +281,26 @@ pub const Memory = struct {
         return .{ .position = 0, .limit = limit };
     }
 
-    /// Closes the gaps that a cut left in a holder's blocks.
-    pub fn pack(memory: *Memory, holder: u32) error{OutOfMemory}!void {
+    /// Closes the gaps that a cut left in a holder's blocks, now or later.
+    pub fn pack(memory: *Memory, holder: u32) void {
+        memory.has_gaps = memory.has_gaps or memory.is_computing;
         if (memory.is_computing) return;
         var changes: leaf.Changes = .{};
         defer changes.deinit(memory.gpa);
         for (memory.pools, 0..) |*pool, index| {
             changes.clear();
-            try pool.pack(holder, &changes);
+            pool.pack(holder, &changes) catch |err| switch (err) {
+                error.OutOfMemory => memory.has_gaps = true,
+            };
             memory.carry_out(@intCast(index), &changes);
         }
+    }
+
+    /// Closes gaps that could not be closed when they came to be.
+    pub fn pack_missed(memory: *Memory) void {
+        if (!memory.has_gaps) return;
+        memory.has_gaps = false;
+        for (0..memory.config.sequences) |sequence| memory.pack(@intCast(sequence));
     }
 
     /// One past the last of the positions before another; there is one.
@@ -318,7 +337,8 @@ pub const Memory = struct {
         const to = try memory.check_sequence(destination);
         const range = memory.bounds_of(from);
         const is_whole = memory.is_all(from, @max(p0, 0)) and (p1 < 0 or p1 >= range.end);
-        if (from == to) return;
+        const is_nothing = p1 >= 0 and @max(p0, 0) >= p1 or p0 > 0 and p0 >= range.end;
+        if (from == to or is_nothing) return;
         if (!is_whole) try memory.check_part(from, p0, p1);
         try memory.copy_holder(from, to);
         if (is_whole) return;

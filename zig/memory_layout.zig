@@ -59,6 +59,8 @@ pub const Totals = extern struct {
 pub const alignment = 64;
 
 const snapshots_max = 1 << 14;
+/// Cells of a pool are numbered in 32 bits.
+const cells_max = 1 << 31;
 
 pub const Layout = struct {
     gpa: std.mem.Allocator,
@@ -96,7 +98,14 @@ pub const Layout = struct {
             .snapshots = 0,
             .bytes_per_snapshot = 0,
         };
+        errdefer gpa.free(layout.pools);
         layout.count_snapshots(declarations, config.snapshot_bytes);
+        for (layout.pools) |pool| if (pool.cell_count() > cells_max) {
+            return status.fail(error.InvalidArgument, "{d} sequences of {d} positions and {d} snapshots need {d} cells of one kind, and " ++
+                "{d} can be numbered; use fewer, a smaller context, or fewer bytes for snapshots", .{
+                config.sequences, config.context, layout.snapshots, pool.cell_count(), cells_max,
+            });
+        };
         return layout;
     }
 

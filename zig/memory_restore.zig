@@ -73,7 +73,9 @@ const Restoring = struct {
                 "the model with a larger one", .{ restoring.state.path, holder.position, memory.config.context });
         }
         const history = &memory.histories[target];
-        assert(history.len() == 0);
+        if (history.len() > 0) {
+            return status.fail(error.InvalidArgument, "{s}: a sequence or snapshot was given twice to take this state", .{restoring.state.path});
+        }
         try history.reserve(memory.gpa, saved.tokens.len);
         for (saved.tokens, saved.positions) |token, position| {
             if (token < 0 or token >= restoring.vocabulary) return memory_state.damaged(restoring.state.path, "a token is not in the vocabulary");

@@ -89,6 +89,11 @@ pub const Saving = struct {
     /// Writes the books of the holders, and makes the file one more owner of what they own: until `let_go`, nobody writes
     /// or frees that.
     pub fn hold(saving: *Saving, holders: []const Saved) status.Error!void {
+        if (holders.len > memory_state.max_holders) {
+            return status.fail(error.InvalidArgument, "a state holds up to {d} sequences and snapshots, and {d} were to be saved", .{
+                memory_state.max_holders, holders.len,
+            });
+        }
         try saving.write_books(holders);
         for (saving.memory.pools, saving.parts) |*pool, part| for (part.numbers.order.items) |place| switch (pool.*) {
             .attention => |*leaf| leaf.blocks.retain(place),

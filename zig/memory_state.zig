@@ -40,7 +40,7 @@ pub const HolderInfo = extern struct {
     tokens: u32,
 };
 
-const max_holders = 1 << 15;
+pub const max_holders = 1 << 17;
 
 /// Counts that the header carries, for whoever lists files.
 pub const Counts = extern struct { sequences: u32, snapshots: u32, padding: [56]u8 = @splat(0) };

@@ -126,7 +126,7 @@ pub const RecurrentPool = struct {
             if (other.method == .kept) config.method = .kept;
         }
 
-        pub fn cell_count(config: Config) u32 {
+        pub fn cell_count(config: Config) u64 {
             return cell_count_for(config);
         }
 
@@ -168,8 +168,8 @@ pub const RecurrentPool = struct {
     pub const marks_max = 8;
 
     /// One cell to read and one to write for each sequence, what a rollback needs, and one for each snapshot.
-    pub fn cell_count_for(config: Config) u32 {
-        const each: u32 = 2 + switch (config.method) {
+    pub fn cell_count_for(config: Config) u64 {
+        const each: u64 = 2 + switch (config.method) {
             .none => 0,
             .kept => config.rollback,
             .log => 1,
@@ -187,7 +187,7 @@ pub const RecurrentPool = struct {
         const holders = try gpa.alloc(Holder, config.sequences + config.snapshots);
         errdefer gpa.free(holders);
         @memset(holders, .{});
-        const count = cell_count_for(config);
+        const count: u32 = @intCast(cell_count_for(config));
         const stamps = try gpa.alloc(Stamp, count);
         errdefer gpa.free(stamps);
         @memset(stamps, .{});
@@ -200,10 +200,6 @@ pub const RecurrentPool = struct {
         pool.gpa.free(pool.stamps);
         pool.cells.deinit(pool.gpa);
         pool.* = undefined;
-    }
-
-    pub fn cell_count(pool: *const RecurrentPool) u32 {
-        return pool.cells.count_total();
     }
 
     pub fn slot_of(pool: *const RecurrentPool, sequence: u32, position: i32) u32 {
@@ -250,8 +246,12 @@ pub const RecurrentPool = struct {
         };
     }
 
+    pub fn reserve_remove(_: *RecurrentPool, _: u32) error{OutOfMemory}!void {
+        // Cells only go.
+    }
+
     /// Removes positions `[p0, p1)`; `remove_refusal` was asked first.
-    pub fn remove(pool: *RecurrentPool, holder: u32, p0: i32, p1: i32) error{OutOfMemory}!void {
+    pub fn remove(pool: *RecurrentPool, holder: u32, p0: i32, p1: i32) void {
         assert(pool.remove_refusal(holder, p0, p1) == null);
         const h = &pool.holders[holder];
         if (p0 >= h.end) return;

@@ -300,11 +300,11 @@ test "kept states go back to each of the last tokens, and to none before" {
     pool.commit(&plan, &.{test_run(0, 0, 8)});
     try testing.expect(pool.remove_refusal(0, 4, 8) != null);
     try testing.expectEqual(null, pool.remove_refusal(0, 5, 8));
-    try pool.remove(0, 7, 8);
+    pool.remove(0, 7, 8);
     try testing.expectEqual(wanted[2], pool.holders[0].cell.?);
     try test_step(&pool, &plan, &.{test_run(0, 7, 1)});
     pool.commit(&plan, &.{test_run(0, 7, 1)});
-    try pool.remove(0, 5, 8);
+    pool.remove(0, 5, 8);
     try testing.expectEqual(wanted[0], pool.holders[0].cell.?);
     pool.clear(0);
     try testing.expectEqual(5, pool.cells.free_count);
@@ -335,8 +335,8 @@ test "a log goes back from its base, which moves on by replays and with long run
         const base = pool.holders[0].base.?;
         try testing.expect(position - base.end <= 8);
     }
-    try pool.remove(0, position - 2, position);
-    try pool.remove(0, position - 3, position - 2);
+    pool.remove(0, position - 2, position);
+    pool.remove(0, position - 3, position - 2);
     try testing.expectEqual(null, pool.stamp(0));
     replays.clearRetainingCapacity();
     try pool.plan_pending(gpa, 0, &replays);
@@ -443,7 +443,7 @@ test "as much as was asked for can be taken back, whatever was fed before and be
             const end = pool.held(one).end;
             switch (r.uintLessThan(u32, 6)) {
                 0 => if (end > since[one] + 1) {
-                    try pool.remove(one, end - 1, end);
+                    pool.remove(one, end - 1, end);
                     since[one] = @max(since[one], end - @as(i32, @intCast(rollback)));
                 },
                 1 => {
@@ -461,6 +461,6 @@ test "as much as was asked for can be taken back, whatever was fed before and be
             }
         }
         for (0..5) |holder| pool.clear(@intCast(holder));
-        try testing.expectEqual(pool.cell_count(), pool.cells.free_count);
+        try testing.expectEqual(pool.cells.count_total(), pool.cells.free_count);
     }
 }

@@ -116,13 +116,10 @@ export class Naive {
   }
 
   /** After a sub-batch that had these tokens for the sequence, alone or with others. */
-  fed(held: Held, tokens: readonly number[], isAlone: boolean): Held {
+  fed(held: Held, tokens: readonly number[]): Held {
     const first = this.position(held);
     const pairs = [...held.pairs, ...tokens.map((token, i) => ({ token, position: first + i }))];
-    const [count, { rollback }] = [tokens.length, this];
-    let sure = Math.min(rollback, held.sure + count);
-    // Where states are kept, many tokens at once may push those of earlier ones out, or each other's in one batch.
-    if (this.hasStates && count > 1) sure = isAlone ? Math.min(rollback, count) : 0;
+    const sure = Math.min(this.rollback, held.sure + tokens.length);
     return this.letGo({ pairs, lost: held.lost, sure }, this.rollback);
   }
 
@@ -156,7 +153,10 @@ export class Naive {
 
   // ---- copies ----
 
-  copy(held: Held, p0: number, p1: number): Outcome {
+  /** What `target` holds after it was given a range of what `held` stands for; of nothing, it stays as it is. */
+  copy(held: Held, target: Held, p0: number, p1: number): Outcome {
+    if ((p1 >= 0 && Math.max(p0, 0) >= p1) || (p0 > 0 && p0 >= this.position(held)))
+      return { verdict: "must", held: target };
     const first = held.pairs[0]?.position ?? 0;
     if (p0 <= first && (p1 < 0 || p1 >= this.position(held))) return { verdict: "must", held };
     const cut: Outcome = p1 < 0 ? { verdict: "must", held } : this.remove(held, p1, -1);

@@ -124,9 +124,12 @@ async function slide(world: World, index: number, keep: number, count: number): 
 
 async function copy(world: World, from: number, to: number, [p0, p1]: readonly [number, number]): Promise<void> {
   const { sequence, held } = world.slot(from);
-  const outcome = from === to ? ({ verdict: "must", held } as const) : world.naive.copy(held, p0, p1);
-  if (outcome.held.pairs.length < held.pairs.length) world.isFragmented = true;
   const target = world.slots[to];
+  const outcome =
+    from === to
+      ? ({ verdict: "must", held } as const)
+      : world.naive.copy(held, target?.held ?? world.naive.empty, p0, p1);
+  if (outcome.held.pairs.length < held.pairs.length) world.isFragmented = true;
   if (target !== undefined)
     return world.change(to, outcome, () => sequence.copyTo(target.sequence, p0, p1), world.canBeFull());
   let made: Sequence | undefined;

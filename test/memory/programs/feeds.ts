@@ -241,7 +241,7 @@ function follow(world: World, own: readonly Fed[], limit: number, results: reado
       const { target, tokens, marks } = own[i] as Fed;
       const before = target.held;
       const begin = done[i] as number;
-      target.held = naive.fed(before, tokens.slice(begin, begin + count), subBatch.size === 1);
+      target.held = naive.fed(before, tokens.slice(begin, begin + count));
       done[i] = begin + count;
       const end = naive.position(target.held);
       for (const [m, position] of marks.entries()) {

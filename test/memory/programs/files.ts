@@ -212,6 +212,6 @@ async function goOn(world: World, sequence: Sequence, held: Held, naive: Naive, 
     if (error.code === "full" && world.isFragmented) return;
     world.fail(`elsewhere what follows failed with "${error.code}": ${error.message}`);
   }
-  const after = naive.fed(held, [11], true);
+  const after = naive.fed(held, [11]);
   world.compareRows(after, [after.pairs.length - 1], rows, "what follows elsewhere", tolerance);
 }

@@ -53,7 +53,7 @@ export async function leave(world: World, { slot: index, isBusy }: Of<"leave">):
   const error = await world.attempt(async () => {
     const result = await work;
     if (result === undefined) return;
-    const after = world.naive.fed(held, [7], true);
+    const after = world.naive.fed(held, [7]);
     world.compareRows(after, [after.pairs.length - 1], result.logits, "a sequence that was leaving");
   });
   if (error !== undefined && !(error.code === "full" && world.canBeFull())) throw error;
@@ -99,7 +99,7 @@ export async function corrupt(world: World, { slot, other, kind }: Of<"corrupt">
   const together = bystander && naive.batch > 1 ? [bystander, victim] : [victim];
   const error = await world.attempt(async () => {
     const results = await world.model.feed(together.map(({ sequence }) => ({ sequence, tokens: [9] })));
-    for (const one of together) one.held = naive.fed(one.held, [9], together.length === 1);
+    for (const one of together) one.held = naive.fed(one.held, [9]);
     const after = victim.held;
     world.compareRows(after, [after.pairs.length - 1], results.at(-1)?.logits ?? [], "one that was not harmed");
   });

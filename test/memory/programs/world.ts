@@ -203,7 +203,7 @@ export class World {
       copy = one.sequence.copy();
       const [token] = [index + 5];
       const { logits } = await copy.feed([token]);
-      const held = this.naive.fed(one.held, [token], true);
+      const held = this.naive.fed(one.held, [token]);
       this.compareRows(held, [held.pairs.length - 1], logits, "what follows");
     });
     copy?.dispose();
