@@ -177,18 +177,16 @@ pub const Graph = struct {
         parameters: memory_ops.AttendParameters,
     ) status.Error!i32 {
         try self.check_open();
-        if (memory < 0 or memory >= self.builder.memory.tensors.len) {
-            return status.fail(error.NotFound, "there is no memory {d}", .{memory});
-        }
-        const pool = self.builder.memory.tensors[@intCast(memory)].pool;
-        if (self.cells[pool] == null) self.cells[pool] = self.new_input(c.GGML_TYPE_I64, self.shape.rows);
+        _, const tensors = try self.builder.find(memory, .attention);
+        const cells = &self.cells[tensors.pool];
+        if (cells.* == null) cells.* = self.new_input(c.GGML_TYPE_I64, self.shape.rows);
         return self.add(try memory_ops.attend(
             &self.builder,
             memory,
             try self.get(queries),
             try self.get_optional(keys),
             try self.get_optional(values),
-            self.cells[pool].?,
+            cells.*.?,
             parameters,
         ));
     }

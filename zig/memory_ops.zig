@@ -171,19 +171,18 @@ pub fn attend(
     if (values != null and d.value_dim == 0) {
         return status.fail(error.InvalidArgument, "layer {d}: values were given, and its memory has only keys", .{d.layer});
     }
-    if (keys != null and (values == null) != (d.value_dim == 0)) {
+    const are_together = if (keys == null) values == null else (values == null) == (d.value_dim == 0);
+    if (!are_together) {
         return status.fail(error.InvalidArgument, "layer {d}: keys and values are stored together or not at all", .{d.layer});
     }
+    if (keys) |k| try builder.check_heads(k, "the keys", d.key_dim, d.heads);
+    if (values) |v| try builder.check_heads(v, "the values", d.value_dim, d.heads);
     var key_source = tensors.items[0].?;
     var value_source = if (d.value_dim > 0) tensors.items[1].? else key_source;
     if (keys) |k| {
-        try builder.check_heads(k, "the keys", d.key_dim, d.heads);
         builder.turns[@intCast(index)] = .of_keys(k);
         key_source = store(builder, key_source, k, cells);
-        if (values) |v| {
-            try builder.check_heads(v, "the values", d.value_dim, d.heads);
-            value_source = store(builder, value_source, v, cells);
-        } else value_source = key_source;
+        value_source = if (values) |v| store(builder, value_source, v, cells) else key_source;
     }
     const op = try builder.arena.create(AttendOp);
     op.* = .{

@@ -19,7 +19,7 @@ pub const Turn = union(enum) {
     /// By nothing: no graph has stored any yet, or their positions do not show in them.
     none,
     rope: Rope,
-    /// By a rotary embedding that is no more what was stored last.
+    /// By a rotary embedding that is no more what was stored last, or that cannot be done once more by itself.
     unknown,
 
     pub fn of_keys(keys: *const Tensor) Turn {
@@ -30,9 +30,17 @@ pub const Turn = union(enum) {
                 if (c.ggml_nelements(tensor) != c.ggml_nelements(tensor.src[0])) return if (has_rope(tensor, 8)) .unknown else .none;
                 tensor = tensor.src[0] orelse return .none;
             },
-            c.GGML_OP_ROPE => return .{ .rope = .of(tensor) },
+            c.GGML_OP_ROPE => return .of_rope(tensor),
             else => return if (has_rope(tensor, 8)) .unknown else .none,
         };
+    }
+
+    fn of_rope(tensor: *const Tensor) Turn {
+        // What was turned twice is moved by turning it twice.
+        if (has_rope(tensor.src[0], 8)) return .unknown;
+        // Factors that a graph computes are only there while it runs.
+        if (tensor.src[2]) |factors| if (factors.*.data == null) return .unknown;
+        return .{ .rope = .of(tensor) };
     }
 
     fn has_rope(tensor: *const Tensor, depth: u32) bool {
@@ -55,7 +63,7 @@ const Rope = struct {
     extension: f32,
     beta_fast: f32,
     beta_slow: f32,
-    /// A weight, or none.
+    /// A weight or a view of one, or none.
     factors: ?*Tensor,
 
     fn of(tensor: *const Tensor) Rope {
