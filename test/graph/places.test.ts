@@ -41,10 +41,7 @@ const at = (x: Rows, t: number, i: number) => x[t]?.[i] as number;
 const graphs: Readonly<
   Record<string, readonly [(g: Graph, x: Tensor) => Tensor, (x: Rows, t: number, i: number) => number]>
 > = {
-  "the first row taken from all": [
-    (g, x) => g.sub(x, g.view(x, [width, 1])),
-    (x, t, i) => at(x, t, i) - at(x, 0, i),
-  ],
+  "the first row taken from all": [(g, x) => g.sub(x, g.view(x, [width, 1])), (x, t, i) => at(x, t, i) - at(x, 0, i)],
   "a row in the middle added to all": [
     (g, x) => g.add(x, g.view(x, [width, 1], 4 * width * 20)),
     (x, t, i) => at(x, t, i) + at(x, 20, i),
