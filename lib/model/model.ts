@@ -7,6 +7,7 @@ import { NativeEngine, type Counters } from "../native/engine.ts";
 import type { GenerationEvent } from "../schedule/events.ts";
 import { Generation, type GenerateOptions } from "../schedule/generation.ts";
 import { Scheduler } from "../schedule/scheduler.ts";
+import type { GraphShape } from "../schedule/sub-batches.ts";
 import {
   feedTogether,
   restoreTogether,
@@ -146,11 +147,11 @@ export class Model implements AsyncDisposable {
     this.threads = engine.config.threads;
     this.engine = engine;
     this.handles = memoryHandles(layout);
-    this.scheduler = new Scheduler(engine, (rows, outputs) => this.ensureGraph(rows, outputs));
+    this.scheduler = new Scheduler(engine, (shapes) => this.ensureGraphs(shapes));
     this.host = { engine, scheduler: this.scheduler };
     this.operations.set(decodeShape, tryGraph(this.graphParts(), 1, 1));
     // The graph that decodes; weights that cannot be computed with are found now, not in the first step.
-    this.ensureGraph(1, 1);
+    this.ensureGraphs([{ rows: 1, outputs: 1 }]);
     this.loadMs = performance.now() - parts.start;
   }
 
@@ -221,7 +222,10 @@ export class Model implements AsyncDisposable {
     }
   }
 
-  /** The logits at every position of `tokens`, computed `chunk` tokens a step in a sequence of its own. */
+  /**
+   * The logits at every position of `tokens`, computed `chunk` tokens a step in a sequence of its own. Throws at once on
+   * tokens that cannot be fed.
+   */
   logits(
     tokens: readonly number[],
     options: { readonly chunk?: number; readonly signal?: AbortSignal } = {},
@@ -249,21 +253,19 @@ export class Model implements AsyncDisposable {
   /**
    * Brings back the sequence that a file holds, with its snapshots (`sequence.snapshots`). The file must be of this model
    * file and have been saved with the same types; anything else is refused with the reason, and nothing has changed.
+   *
+   * The signal ends the waiting for its turn. It cannot stop the reading itself: once the library has begun to check and
+   * read the file, that goes on to its end, and the sequence is brought back.
    */
   async restore(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
-    const [sequence, ...others] = await this.restoreAll(path, options);
-    if (others.length === 0) return sequence as Sequence;
-    for (const other of [sequence, ...others]) {
-      for (const snapshot of other?.snapshots ?? []) snapshot.dispose();
-      other?.dispose();
-    }
-    throw new StrataError(
-      "invalid_argument",
-      `${path}: this state holds ${others.length + 1} sequences; bring them back with restoreAll`,
-    );
+    const [sequence] = await restoreTogether(this.host, path, options.signal, 1);
+    return sequence as Sequence;
   }
 
-  /** Brings back all sequences of a file, in the order in which they were saved. All or nothing. */
+  /**
+   * Brings back all sequences of a file, in the order in which they were saved. All or nothing. Throws "full" where the
+   * model has fewer free. Its signal is heeded as that of `restore`.
+   */
   restoreAll(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence[]> {
     return restoreTogether(this.host, path, options.signal);
   }
@@ -284,20 +286,31 @@ export class Model implements AsyncDisposable {
     await this.dispose();
   }
 
-  /** Builds the graph for a shape unless it is kept; lets go of the one used longest ago where there are too many. */
-  private ensureGraph(rows: number, outputs: number): void {
-    const key = `${rows} ${outputs}`;
-    if (this.graphs.delete(key)) {
+  /** Builds the graphs of a batch that are not kept. */
+  private ensureGraphs(shapes: readonly GraphShape[]): void {
+    const wanted = new Set(shapes.map(keyOf));
+    for (const shape of shapes) {
+      const key = keyOf(shape);
+      if (!this.graphs.delete(key)) {
+        this.dropGraphs(wanted);
+        this.buildGraph(shape, key);
+      }
       this.graphs.add(key);
-      return;
     }
-    if (this.graphs.size >= graphsMax) {
-      // The first one stays: it says how states are computed again.
-      const [, oldest = ""] = [decodeShape, ...this.graphs].filter((shape, i) => i === 0 || shape !== decodeShape);
-      const [oldRows = 0, oldOutputs = 0] = oldest.split(" ").map(Number);
-      this.engine.dropGraph(oldRows, oldOutputs);
-      this.graphs.delete(oldest);
+  }
+
+  /** Makes room for a graph: those used longest ago go. A batch may want more than are kept, and has them meanwhile. */
+  private dropGraphs(wanted: ReadonlySet<string>): void {
+    // The first one stays: it says how states are computed again.
+    const others = [...this.graphs].filter((key) => key !== decodeShape && !wanted.has(key));
+    for (const key of others.slice(0, Math.max(this.graphs.size - graphsMax + 1, 0))) {
+      const [rows = 0, outputs = 0] = key.split(" ").map(Number);
+      this.engine.dropGraph(rows, outputs);
+      this.graphs.delete(key);
     }
+  }
+
+  private buildGraph({ rows, outputs }: GraphShape, key: string): void {
     const { operations, computeBytes } = buildGraph(this.graphParts(), rows, outputs, this.operations.get(key));
     if (computeBytes > machineBytes()) {
       // It was measured and not allocated; the graph that decodes goes with the engine.
@@ -307,13 +320,16 @@ export class Model implements AsyncDisposable {
       throw new StrataError("out_of_memory", `${this.architecture}: ${sentence}`);
     }
     this.operations.set(key, operations);
-    this.graphs.add(key);
   }
 
   private graphParts(): GraphParts {
     const { architecture, engine, handles } = this;
     return { ...this.parts, architecture, engine, handles };
   }
+}
+
+function keyOf({ rows, outputs }: GraphShape): string {
+  return `${rows} ${outputs}`;
 }
 
 function endTokens(tokenizer: Tokenizer, vocabulary: number): number[] {

@@ -125,7 +125,9 @@ export interface Counters {
   readonly graphsBuilt: number;
   /** Steps that ran the same graph as the step before. */
   readonly graphsReused: number;
+  /** What the declared memories take, snapshots included: as planned, `model.memory.bytes`. */
   readonly memoryBytes: number;
+  /** Results within a step: the most that any step so far needed. All graphs share them. */
   readonly computeBytes: number;
   /** What ggml's operations, and our kernels on all threads, have to work in. */
   readonly workBytes: number;

@@ -1,3 +1,4 @@
+import { wrong } from "../arguments.ts";
 import { StrataError } from "../errors.ts";
 
 /** What a {@link CustomSampler} knows besides the logits. */
@@ -10,10 +11,12 @@ export interface CustomSamplerContext {
 
 /**
  * Chooses a token in place of the built-in chain. Called once per token, on the JavaScript thread, between two steps of
- * the core: what it costs is added to every token.
+ * the core: what it costs there is added to every token, of others too. While a promise that it returned is awaited, only
+ * its own generation waits, and it may use the model: feed other sequences for guidance, say. Those are its own to make
+ * before it begins; one more generation within it waits for a sequence if all are in use.
  *
  * @param logits float32[vocabulary], unnormalised log probabilities; -Infinity is a token that the model rules out. Its
- *   own to change, and valid until it returns: copy what is to be kept.
+ *   own to change, and valid until it has chosen: copy what is to be kept.
  * @returns the id of the chosen token
  */
 export type CustomSampler = (logits: Float32Array, context: CustomSamplerContext) => number | Promise<number>;
@@ -47,6 +50,12 @@ export function softmax(logits: Float32Array, temperature = 1): Float32Array<Arr
  */
 export function argmax(logits: Float32Array): number {
   return best("argmax", logits);
+}
+
+/** Throws on a sampler that cannot be called. */
+export function checkSampler(sampler: unknown): void {
+  if (sampler === undefined || typeof sampler === "function") return;
+  throw wrong("sampler", sampler, "a function that chooses a token from logits");
 }
 
 /**

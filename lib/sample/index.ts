@@ -6,4 +6,12 @@ export {
   type ResolvedSampling,
   type SamplingOptions,
 } from "./options.ts";
-export { argmax, checkLogits, checkToken, softmax, type CustomSampler, type CustomSamplerContext } from "./custom.ts";
+export {
+  argmax,
+  checkLogits,
+  checkSampler,
+  checkToken,
+  softmax,
+  type CustomSampler,
+  type CustomSamplerContext,
+} from "./custom.ts";

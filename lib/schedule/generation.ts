@@ -1,12 +1,13 @@
-import { StrataError } from "../errors.ts";
+import { wrong } from "../arguments.ts";
 import { NativeSampler } from "../native/engine.ts";
 import { nowMs } from "../native/events.ts";
 import { Struct } from "../native/struct.ts";
-import { checkLogits, checkToken, resolveSampling, seedHalves } from "../sample/index.ts";
+import { checkLogits, checkSampler, checkToken, resolveSampling, seedHalves } from "../sample/index.ts";
 import type { CustomSampler, ResolvedSampling, SamplingOptions } from "../sample/index.ts";
 import { StopMatcher, type StreamDecoder, type Tokenizer } from "../text/index.ts";
 import type { FinishReason, GenerationEvent, GenerationTimings } from "./events.ts";
 import type { DrawnToken, Lease, Scheduler, Task } from "./scheduler.ts";
+import { checkSignal } from "./signal.ts";
 
 export interface GenerateOptions extends SamplingOptions {
   /** Most tokens to draw. Default: until the context is full. */
@@ -27,7 +28,7 @@ export interface GenerateOptions extends SamplingOptions {
 
 /** One generation: a task of the scheduler, turned into the stream of events. */
 export class Generation implements Task {
-  readonly pending: number[];
+  pending: number[];
   readonly ignoreEnd: boolean;
   private readonly prompt: readonly number[];
   private readonly sampling: ResolvedSampling;
@@ -40,6 +41,9 @@ export class Generation implements Task {
   private error: { readonly cause: unknown } | undefined;
   private wake: (() => void) | undefined;
   private finished: FinishReason | undefined;
+  /** Tokens computed since it started, or started again. */
+  private computed = 0;
+  /** Tokens of the prompt that have been told of as computed. */
   private prefilled = 0;
   private readonly times = { asked: nowMs(), started: 0, first: 0, last: 0 };
 
@@ -50,16 +54,16 @@ export class Generation implements Task {
     prompt: readonly number[],
     private readonly options: GenerateOptions,
   ) {
-    scheduler.checkPrompt(prompt);
-    this.prompt = [...prompt];
-    this.pending = [...prompt];
+    this.prompt = scheduler.copyPrompt(prompt);
+    this.pending = [...this.prompt];
     this.ignoreEnd = options.ignoreEnd ?? false;
     this.sampling = resolveSampling(options, scheduler.vocabularySize);
-    const { stop = [] } = options;
-    this.matcher = new StopMatcher(typeof stop === "string" ? [stop] : stop);
+    checkSignal(options.signal);
+    checkSampler(options.sampler);
+    this.matcher = new StopMatcher(stopTexts(options.stop));
     this.decoder = tokenizer?.decoder() ?? noText;
     // The last token drawn need not fit in the context: it is not fed again.
-    this.limit = Math.min(maxTokens(options.maxTokens), scheduler.contextLength - prompt.length + 1);
+    this.limit = Math.min(maxTokens(options.maxTokens), scheduler.contextLength - this.prompt.length + 1);
   }
 
   get sampler(): NativeSampler | undefined {
@@ -123,15 +127,20 @@ export class Generation implements Task {
   // ---- called by the scheduler ----
 
   onPrefill(computed: number): void {
-    this.prefilled += computed;
-    this.emit({ type: "prefill", doneTokens: this.prefilled, totalTokens: this.prompt.length });
+    this.computed += computed;
+    this.tellPrefilled(Math.min(this.computed, this.prompt.length));
+  }
+
+  restart(): void {
+    this.pending = [...this.prompt, ...this.drawn];
+    this.computed = 0;
   }
 
   onToken({ token, logProbability, timeMs }: DrawnToken): boolean {
     if (this.finished !== undefined) return false;
     if (this.drawn.length === 0) {
       this.times.first = timeMs;
-      this.onPrefill(this.prompt.length - this.prefilled);
+      this.tellPrefilled(this.prompt.length);
     }
     this.times.last = timeMs;
     this.drawn.push(token);
@@ -179,6 +188,13 @@ export class Generation implements Task {
     this.nativeSampler.accept(this.prompt);
   }
 
+  /** What is computed again has been told of already. */
+  private tellPrefilled(doneTokens: number): void {
+    if (doneTokens <= this.prefilled) return;
+    this.prefilled = doneTokens;
+    this.emit({ type: "prefill", doneTokens, totalTokens: this.prompt.length });
+  }
+
   private finish(reason: FinishReason): void {
     this.finished ??= reason;
     this.wake?.();
@@ -222,5 +238,11 @@ const noText = { push: () => "", flush: () => "" };
 function maxTokens(value: number | undefined): number {
   if (value === undefined) return Infinity;
   if (Number.isSafeInteger(value) && value >= 0) return value;
-  throw new StrataError("invalid_argument", `maxTokens is ${value}; give a whole number from 0 up`);
+  throw wrong("maxTokens", value, "a whole number from 0 up");
+}
+
+function stopTexts(stop: GenerateOptions["stop"] = []): readonly string[] {
+  const texts = typeof stop === "string" ? [stop] : stop;
+  if (Array.isArray(texts) && texts.every((text) => typeof text === "string")) return [...texts];
+  throw wrong("stop", stop, "a text, or an array of texts");
 }

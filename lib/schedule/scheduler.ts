@@ -1,5 +1,11 @@
 import { StrataError } from "../errors.ts";
+import { shown } from "../shown.ts";
 import type { BatchMark, BatchRequest, Job, NativeEngine, NativeSampler, SequenceTask } from "../native/engine.ts";
+import { Lending } from "./lending.ts";
+import { checkSignal } from "./signal.ts";
+import { subBatches, type GraphShape } from "./sub-batches.ts";
+import { copyPrompt, copyTokens } from "./tokens.ts";
+import { WorkQueue } from "./work-queue.ts";
 
 /** A token that was drawn for a task. */
 export interface DrawnToken {
@@ -18,22 +24,37 @@ export interface Task {
   readonly remaining: number;
   /** End tokens do not end a run of steps. */
   readonly ignoreEnd: boolean;
-  /** Some of `pending` was computed and no token drawn yet. */
+  /** Some of `pending` was computed, and no token drawn from it. */
   onPrefill(computed: number): void;
   /** Takes a token; returns whether the task goes on. */
   onToken(token: DrawnToken): boolean;
   /** Chooses a token from logits that are the callee's own. */
   choose(logits: Float32Array): Promise<number>;
+  /** Its sequence is empty again: all its tokens are pending, those that were drawn too. */
+  restart(): void;
   onError(error: unknown): void;
 }
 
 interface Slot {
   readonly task: Task;
   readonly sequence: number;
+  /** Of its start among those of all. */
+  readonly number: number;
   /** The task has ended; its sequence is freed when no job uses it. */
   ended: boolean;
+  /** A sampler of the caller's has the logits and has not answered. */
+  isChoosing: boolean;
+  /** It gave its memory to others, and waits until somebody lets some go. */
+  isParked: boolean;
   /** Told of the end while a sampler of the caller's is choosing. */
   onEnd?: () => void;
+}
+
+/** What a task contributes to a batch; `isWhole` where that is all that was pending. */
+interface Part {
+  readonly slot: Slot;
+  readonly tokens: readonly number[];
+  readonly isWhole: boolean;
 }
 
 interface Running {
@@ -53,21 +74,25 @@ export interface Lease {
  * Decides which sequences compute which tokens next. All running tasks share each batch: those that decode give one
  * token each, the rest of the batch is filled with prompts, which take turns where they do not all fit. When all of
  * them decode with samplers of the core, one job runs many steps, and is ended early when somebody joins or leaves.
+ *
+ * A task whose sampler is the caller's sits out until that has answered, so that it may take its time and use the model.
+ * Where the memory is too small for all, those that started last give theirs to the others, and start again when one ends.
  */
 export class Scheduler {
-  private readonly free: number[];
-  private readonly waiting: { resolve: (sequence: number) => void; reject: (error: unknown) => void }[] = [];
+  private readonly lending: Lending;
+  private readonly exclusive = new WorkQueue();
   private slots: Slot[] = [];
-  private readonly exclusive: { run: () => Promise<void>; reject: (error: unknown) => void }[] = [];
+  private started = 0;
   private running: Running | undefined;
   private isLooping = false;
   private isClosed = false;
 
   constructor(
     private readonly engine: NativeEngine,
-    private readonly ensureGraph: (rows: number, outputs: number) => void,
+    /** Sees to it that the engine has the graphs of a batch. */
+    private readonly ensureGraphs: (shapes: readonly GraphShape[]) => void,
   ) {
-    this.free = Array.from({ length: engine.config.sequences }, (_, i) => i);
+    this.lending = new Lending(engine.config.sequences);
   }
 
   get contextLength(): number {
@@ -78,126 +103,74 @@ export class Scheduler {
     return this.engine.config.vocabulary;
   }
 
-  /** Refuses what cannot be fed, before anything is computed. */
-  checkPrompt(tokens: readonly number[]): void {
-    if (!Array.isArray(tokens)) {
-      const sentence = "tokens are an array of token ids; `model.tokenizer.encode(text)` makes them";
-      throw new StrataError("invalid_argument", sentence);
-    }
-    if (tokens.length === 0) throw new StrataError("invalid_argument", "the prompt is empty; give at least one token");
-    if (tokens.length > this.contextLength) {
-      throw new StrataError(
-        "invalid_argument",
-        `the prompt has ${tokens.length} tokens and the context is ${this.contextLength}; ` +
-          "shorten it or load the model with a larger context",
-      );
-    }
-    const bad = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= this.vocabularySize);
-    if (bad === undefined) return;
-    const sentence = `token ${bad} does not exist; the vocabulary has ${this.vocabularySize} tokens`;
-    throw new StrataError("invalid_argument", sentence);
+  /** A copy of tokens to be fed. Refuses what cannot be, before anything is computed. */
+  copyTokens(tokens: readonly number[]): number[] {
+    return copyTokens(tokens, this.engine.config);
   }
 
-  /** Waits for a free sequence; those who came first get one first. */
-  async acquire(signal?: AbortSignal): Promise<number> {
-    this.checkOpen();
-    signal?.throwIfAborted();
-    const sequence = this.free.shift();
-    if (sequence !== undefined) return sequence;
-    const { promise, resolve, reject } = Promise.withResolvers<number>();
-    const entry = { resolve, reject };
-    this.waiting.push(entry);
-    const leave = () => {
-      const index = this.waiting.indexOf(entry);
-      if (index < 0) return;
-      this.waiting.splice(index, 1);
-      reject(signal?.reason);
-    };
-    signal?.addEventListener("abort", leave, { once: true });
-    let lent: number;
-    try {
-      lent = await promise;
-    } finally {
-      signal?.removeEventListener("abort", leave);
-    }
-    if (signal?.aborted || this.isClosed) {
-      // It happened between the handing over and here.
-      this.release(lent);
-      this.checkOpen();
-      signal?.throwIfAborted();
-    }
-    return lent;
+  /** A copy of tokens that something is to follow. */
+  copyPrompt(tokens: readonly number[]): number[] {
+    return copyPrompt(tokens, this.engine.config);
   }
 
-  /** Runs a task on a sequence from `acquire`, until the task or the lease ends it. */
-  start(sequence: number, task: Task): Lease {
-    const slot: Slot = { task, sequence, ended: false };
-    this.slots.push(slot);
-    this.wake();
-    return { end: () => this.endSlot(slot) };
+  // ---- the lending of sequences ----
+
+  /** Sequences that nobody has. */
+  get freeCount(): number {
+    return this.lending.freeCount;
   }
 
-  /** A free sequence at once, for someone who holds it until `release`. */
+  /** Waits for a free sequence; those who came first get one first. Throws "full" where all are held by hand. */
+  acquire(signal?: AbortSignal): Promise<number> {
+    return this.lending.acquire(signal);
+  }
+
+  /** A free sequence at once, for someone who holds it until `release`. Throws "full" where there is none. */
   take(): number {
-    this.checkOpen();
-    const sequence = this.free.shift();
-    if (sequence !== undefined) return sequence;
-    throw new StrataError(
-      "full",
-      `all ${this.engine.config.sequences} sequences are in use; dispose of one, or load the model with more`,
-    );
+    return this.lending.take();
+  }
+
+  /** Who took a sequence has no more use for it; it is released when its work has ended. */
+  leave(sequence: number): void {
+    this.lending.leave(sequence);
   }
 
   /** Gives back a sequence that no task was started on. */
   release(sequence: number): void {
     if (this.isClosed) return;
     this.engine.clear(sequence);
-    const next = this.waiting.shift();
-    if (next === undefined) this.free.push(sequence);
-    else next.resolve(sequence);
+    this.lending.release(sequence);
+    this.unpark();
   }
 
-  /** The logits at every position of `tokens`, computed in chunks between the other tasks' steps. */
-  async *logits(
-    tokens: readonly number[],
-    options: { readonly chunk?: number; readonly signal?: AbortSignal },
-  ): AsyncGenerator<{ position: number; logits: Float32Array }, void> {
-    this.checkPrompt(tokens);
-    const chunk = Math.min(options.chunk ?? 32, this.engine.config.batch);
-    if (!Number.isInteger(chunk) || chunk < 1) {
-      throw new StrataError("invalid_argument", `chunk is ${options.chunk}; give a whole number from 1 up`);
-    }
-    const sequence = await this.acquire(options.signal);
-    try {
-      for (let first = 0; first < tokens.length; first += chunk) {
-        options.signal?.throwIfAborted();
-        const rows = await this.runExclusive(() => this.chunkLogits(sequence, tokens.slice(first, first + chunk)));
-        for (const [i, logits] of rows.entries()) yield { position: first + i, logits };
-      }
-    } finally {
-      this.release(sequence);
-    }
+  // ---- tasks ----
+
+  /** Runs a task on a sequence from `acquire`, until the task or the lease ends it. */
+  start(sequence: number, task: Task): Lease {
+    const number = this.started;
+    this.started += 1;
+    const slot: Slot = { task, sequence, number, ended: false, isChoosing: false, isParked: false };
+    this.slots.push(slot);
+    this.wake();
+    return { end: () => this.endSlot(slot) };
   }
 
-  private async chunkLogits(sequence: number, tokens: readonly number[]): Promise<Float32Array[]> {
-    this.ensureGraph(tokens.length, tokens.length);
-    const job = this.engine.submit([{ sequence, tokens, logits: "all" }]);
-    await job.done;
-    return tokens.map((_, row) => this.readLogits(job, row));
+  /** Throws "busy" unless nothing runs and nothing waits: no task, no work on any sequence. */
+  checkQuiet(operation: string): void {
+    this.sweep();
+    if (this.slots.length === 0 && this.lending.isQuiet && this.exclusive.isQuiet) return;
+    const sentence = "this model has work that has not ended; await it, or end its generations, first";
+    throw new StrataError("busy", `${operation}: ${sentence}`);
   }
 
   /** Every waiting task is refused and every running one ends with an error. */
   close(): void {
     if (this.isClosed) return;
     this.isClosed = true;
-    const error = closedError();
-    for (const { reject } of this.waiting.splice(0)) reject(error);
-    for (const { reject } of this.exclusive.splice(0)) reject(error);
+    const error = new StrataError("closed", "this model was disposed of");
+    this.lending.close(error);
+    this.exclusive.close(error);
     for (const slot of this.slots.splice(0)) this.fail(slot, error);
-  }
-
-  private checkOpen(): void {
-    if (this.isClosed) throw closedError();
   }
 
   private endSlot(slot: Slot): void {
@@ -220,19 +193,50 @@ export class Scheduler {
     for (const slot of ended) this.release(slot.sequence);
   }
 
+  // ---- work that has the engine to itself ----
+
+  /** The logits at every position of `tokens`, computed in chunks between the other tasks' steps. */
+  logits(
+    tokens: readonly number[],
+    options: { readonly chunk?: number; readonly signal?: AbortSignal },
+  ): AsyncGenerator<{ position: number; logits: Float32Array }, void> {
+    const own = this.copyPrompt(tokens);
+    checkSignal(options.signal);
+    const chunk = Math.min(options.chunk ?? 32, this.engine.config.batch);
+    if (!Number.isInteger(chunk) || chunk < 1) {
+      throw new StrataError("invalid_argument", `chunk is ${shown(options.chunk)}; give a whole number from 1 up`);
+    }
+    return this.chunks(own, chunk, options.signal);
+  }
+
+  private async *chunks(
+    tokens: readonly number[],
+    chunk: number,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<{ position: number; logits: Float32Array }, void> {
+    const sequence = await this.acquire(signal);
+    try {
+      for (let position = 0; position < tokens.length; position += chunk) {
+        const part = tokens.slice(position, position + chunk);
+        const [rows = []] = await this.feed([{ sequence, tokens: part, logits: "all", position }], [], signal);
+        for (const [i, logits] of rows.entries()) yield { position: position + i, logits };
+      }
+    } finally {
+      this.release(sequence);
+    }
+  }
+
   /**
    * Computes one batch of sequences that are held, between the other tasks' steps. Of each request, the logits that it
    * wants. Cut by the batch limit only.
    */
-  async feed(
+  feed(
     requests: readonly BatchRequest[],
     marks: readonly BatchMark[],
     signal: AbortSignal | undefined,
   ): Promise<Float32Array[][]> {
-    signal?.throwIfAborted();
     return this.runExclusive(async () => {
-      signal?.throwIfAborted();
-      for (const { rows, outputs } of subBatches(requests, this.engine.config.batch)) this.ensureGraph(rows, outputs);
+      this.ensureGraphs(subBatches(requests, this.engine.config.batch));
       const job = this.engine.submit(requests, { marks });
       await this.finish(job, signal);
       let row = 0;
@@ -240,7 +244,7 @@ export class Scheduler {
         const count = logits === "all" ? tokens.length : logits === "last" ? 1 : 0;
         return Array.from({ length: count }, () => this.readLogits(job, row++));
       });
-    });
+    }, signal);
   }
 
   /** Does something to a sequence between steps. */
@@ -250,10 +254,7 @@ export class Scheduler {
 
   /** Runs a job of the engine between the other tasks' steps. */
   job(submit: () => Job, signal: AbortSignal | undefined): Promise<void> {
-    return this.runExclusive(async () => {
-      signal?.throwIfAborted();
-      await this.finish(submit(), signal);
-    });
+    return this.runExclusive(async () => this.finish(submit(), signal), signal);
   }
 
   private async finish(job: Job, signal: AbortSignal | undefined): Promise<void> {
@@ -269,15 +270,13 @@ export class Scheduler {
     }
   }
 
-  private runExclusive<T>(work: () => Promise<T>): Promise<T> {
-    this.checkOpen();
-    return new Promise<T>((resolve, reject) => {
-      // What a closing engine cancels fails since the model is gone.
-      const fail = (error: unknown) => reject(this.isClosed ? closedError() : error);
-      this.exclusive.push({ run: () => work().then(resolve, fail), reject });
-      this.wake();
-    });
+  private runExclusive<T>(work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    const result = this.exclusive.add(work, signal);
+    this.wake();
+    return result;
   }
+
+  // ---- the loop ----
 
   private wake(): void {
     if (this.running?.isLong) this.engine.interrupt(this.running.job);
@@ -290,12 +289,11 @@ export class Scheduler {
       // Let tasks that start in the same turn share the first batch.
       await Promise.resolve();
       while (!this.isClosed) {
-        const exclusive = this.exclusive.shift();
-        if (exclusive !== undefined) await exclusive.run();
+        await this.exclusive.runNext();
         this.sweep();
         const slots = this.choose();
         if (slots.length > 0) await this.runBatch(slots);
-        else if (this.exclusive.length === 0) return;
+        else if (this.exclusive.isEmpty) return;
       }
     } finally {
       this.isLooping = false;
@@ -304,7 +302,7 @@ export class Scheduler {
 
   /** Who takes part in the next batch: those that decode first, unless that would leave prompts no room for ever. */
   private choose(): readonly Slot[] {
-    const live = this.slots.filter((slot) => !slot.ended);
+    const live = this.slots.filter(isReady);
     const decoding = live.filter((slot) => slot.task.pending.length === 1);
     const prompts = live.filter((slot) => slot.task.pending.length > 1);
     const chosen: Slot[] = [];
@@ -323,16 +321,34 @@ export class Scheduler {
   }
 
   private async runBatch(slots: readonly Slot[]): Promise<void> {
+    const parts = this.partsOf(slots);
+    try {
+      const job = this.submit(parts);
+      const { timeMs } = await job.done;
+      this.running = undefined;
+      const choosing = this.finishBatch(job, parts, timeMs);
+      // Those whose samplers answer at once are in the next batch again; nobody waits for the others.
+      if (choosing.length > 0) await Promise.race([Promise.all(choosing), nextTurn()]);
+    } catch (error) {
+      this.running = undefined;
+      if (!this.canRetry(slots, error)) for (const slot of slots) this.fail(slot, error);
+    }
+  }
+
+  private partsOf(slots: readonly Slot[]): Part[] {
     let room = this.engine.config.batch;
-    const parts = slots.map((slot) => {
+    return slots.map((slot) => {
       const tokens = slot.task.pending.slice(0, room);
       room -= tokens.length;
       return { slot, tokens, isWhole: tokens.length === slot.task.pending.length };
     });
-    const outputs = parts.filter(({ isWhole }) => isWhole);
+  }
+
+  private submit(parts: readonly Part[]): Job {
+    const slots = parts.map(({ slot }) => slot);
     const decodesInCore = parts.every(({ slot, isWhole }) => isWhole && slot.task.sampler !== undefined);
     const isSteady = decodesInCore && parts.every(({ tokens }) => tokens.length === 1);
-    const isAwaited = this.exclusive.length > 0 || this.slots.some((slot) => !slot.ended && !slots.includes(slot));
+    const isAwaited = !this.exclusive.isEmpty || this.slots.some((slot) => isReady(slot) && !slots.includes(slot));
     const steps = isSteady && !isAwaited ? Math.min(...slots.map((slot) => slot.task.remaining)) : 1;
     const requests = parts.map(({ slot, tokens, isWhole }): BatchRequest => {
       const { sampler } = slot.task;
@@ -340,29 +356,48 @@ export class Scheduler {
       return isWhole && sampler !== undefined ? { ...request, sampler } : request;
     });
     const bySequence = new Map(slots.map((slot) => [slot.sequence, slot] as const));
-    try {
-      const rows = parts.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      this.ensureGraph(rows, Math.max(outputs.length, 1));
-      const job = this.engine.submit(requests, {
-        steps,
-        ignoreStops: slots.every((slot) => slot.task.ignoreEnd),
-        onToken: ({ sequence, token, value, timeMs, error }) => {
-          const slot = bySequence.get(sequence);
-          if (slot === undefined) return;
-          if (error === undefined) this.deliver(slot, { token, logProbability: value, timeMs });
-          else this.fail(slot, error);
-        },
-      });
-      this.running = { job, slots, isLong: steps > 1 };
-      const { timeMs } = await job.done;
-      this.running = undefined;
-      await this.finishBatch(job, parts, timeMs);
-    } catch (error) {
-      this.running = undefined;
-      if (slots.some((slot) => slot.ended) && error instanceof StrataError && error.code === "cancelled") return;
-      for (const slot of slots) this.fail(slot, error);
-    }
+    this.ensureGraphs(subBatches(requests, this.engine.config.batch));
+    const job = this.engine.submit(requests, {
+      steps,
+      ignoreStops: slots.every((slot) => slot.task.ignoreEnd),
+      onToken: ({ sequence, token, value, timeMs, error }) => {
+        const slot = bySequence.get(sequence);
+        if (slot === undefined) return;
+        if (error === undefined) this.deliver(slot, { token, logProbability: value, timeMs });
+        else this.fail(slot, error);
+      },
+    });
+    this.running = { job, slots, isLong: steps > 1 };
+    return job;
   }
+
+  /** Whether a batch that failed can go on without some of those in it. */
+  private canRetry(slots: readonly Slot[], error: unknown): boolean {
+    if (!(error instanceof StrataError) || (error.code !== "cancelled" && error.code !== "full")) return false;
+    return slots.some((slot) => slot.ended) || (error.code === "full" && this.makeRoom());
+  }
+
+  // ---- room for those that do not all fit ----
+
+  /** Lets go of what the one that started last holds, until somebody else has ended. False where it is the only one. */
+  private makeRoom(): boolean {
+    const holding = this.slots.filter((slot) => !slot.ended && !slot.isParked);
+    const [last] = holding.filter((slot) => !slot.isChoosing).toSorted((a, b) => b.number - a.number);
+    if (last === undefined || holding.length === 1) return false;
+    this.engine.clear(last.sequence);
+    last.task.restart();
+    last.isParked = true;
+    return true;
+  }
+
+  /** Somebody let go of memory: those who wait for some try again. */
+  private unpark(): void {
+    const parked = this.slots.filter((slot) => slot.isParked);
+    for (const slot of parked) slot.isParked = false;
+    if (parked.length > 0) this.wake();
+  }
+
+  // ---- what comes of a batch ----
 
   /** Ends a task by an error. */
   private fail(slot: Slot, error: unknown): void {
@@ -382,30 +417,31 @@ export class Scheduler {
     }
   }
 
-  private async finishBatch(
-    job: Job,
-    parts: readonly { slot: Slot; tokens: readonly number[]; isWhole: boolean }[],
-    timeMs: number,
-  ): Promise<void> {
-    let row = 0;
+  /** Lets the samplers of the caller's choose; resolved when they have. */
+  private finishBatch(job: Job, parts: readonly Part[], timeMs: number): Promise<void>[] {
+    const rows = new Map<Slot, Float32Array>();
     for (const { slot, tokens, isWhole } of parts) {
       const { task } = slot;
-      if (!isWhole) {
-        task.pending.splice(0, tokens.length);
-        if (!slot.ended) task.onPrefill(tokens.length);
+      if (isWhole) {
+        if (task.sampler === undefined) rows.set(slot, this.readLogits(job, rows.size));
         continue;
       }
-      if (task.sampler !== undefined) continue;
-      const logits = this.readLogits(job, row);
-      row += 1;
-      if (slot.ended) continue;
-      try {
-        const token = await this.chosen(slot, logits);
-        if (token !== undefined) this.deliver(slot, { token, logProbability: Number.NaN, timeMs });
-      } catch (error) {
-        this.fail(slot, error);
-      }
+      task.pending.splice(0, tokens.length);
+      if (!slot.ended) task.onPrefill(tokens.length);
     }
+    return [...rows].filter(([slot]) => !slot.ended).map(([slot, logits]) => this.letChoose(slot, logits, timeMs));
+  }
+
+  private async letChoose(slot: Slot, logits: Float32Array, timeMs: number): Promise<void> {
+    slot.isChoosing = true;
+    try {
+      const token = await this.chosen(slot, logits);
+      if (token !== undefined) this.deliver(slot, { token, logProbability: Number.NaN, timeMs });
+    } catch (error) {
+      this.fail(slot, error);
+    }
+    slot.isChoosing = false;
+    this.wake();
   }
 
   /** What the task chooses; undefined where it ends before: a sampler that never answers holds nobody else up then. */
@@ -423,26 +459,12 @@ export class Scheduler {
   }
 }
 
-/** The shapes of the sub-batches that the library cuts a batch into: full ones, in order. */
-function subBatches(requests: readonly BatchRequest[], limit: number): { rows: number; outputs: number }[] {
-  const shapes: { rows: number; outputs: number }[] = [];
-  let last = { rows: limit, outputs: 0 };
-  for (const { tokens, logits } of requests) {
-    for (let done = 0; done < tokens.length;) {
-      if (last.rows === limit) {
-        last = { rows: 0, outputs: 0 };
-        shapes.push(last);
-      }
-      const count = Math.min(tokens.length - done, limit - last.rows);
-      done += count;
-      last.rows += count;
-      if (logits === "all") last.outputs += count;
-      else if (logits === "last" && done === tokens.length) last.outputs += 1;
-    }
-  }
-  return shapes.map(({ rows, outputs }) => ({ rows, outputs: Math.max(outputs, 1) }));
+/** Whether it could take part in a batch now. */
+function isReady(slot: Slot): boolean {
+  return !slot.ended && !slot.isChoosing && !slot.isParked;
 }
 
-function closedError(): StrataError {
-  return new StrataError("closed", "this model was disposed of");
+/** Resolves when what happens by itself has had its turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,8 +1,12 @@
+import { checkPath } from "../arguments.ts";
 import { StrataError } from "../errors.ts";
 import type { BatchMark, BatchRequest, NativeEngine, SequenceTask, StateHolder } from "../native/engine.ts";
 import { NativeState } from "../native/state.ts";
 import type { Scheduler } from "../schedule/scheduler.ts";
+import { heedSignal } from "../schedule/signal.ts";
+import { checkBounds, checkKind, checkList, checkWhole, copyFeedOptions } from "./arguments.ts";
 import { Snapshot } from "./snapshot.ts";
+import { Work } from "./work.ts";
 
 export interface FeedOptions {
   /** Of which tokens the logits are wanted. Default "last". */
@@ -46,14 +50,14 @@ export interface SequenceHost {
  * One sequence of tokens in a model's memory. Positions count from 0; ranges are `[p0, p1)`, and a negative bound means
  * the start or the end. What a memory cannot do is refused with an error of code "refused" that names it, and then
  * nothing has changed. Dispose of a sequence (`using`) to free what it holds.
+ *
+ * What returns a promise is done in the order in which it was asked for. What changes the sequence at once (`remove`,
+ * `rollback`, `clear`, `copy`, `copyTo`, `restore`, `keep`) throws "busy" while such work has not ended: await it first.
  */
 export class Sequence implements Disposable {
   private number: number | undefined;
   private readonly taken = new Set<Snapshot>();
-  /** Work that has been asked for and has not ended. */
-  private running = 0;
-  /** Gives the sequence's place back when that work has ended. */
-  private whenIdle: (() => void) | undefined;
+  private readonly work = new Work();
 
   /** For the SDK; use `model.sequence()`. */
   constructor(
@@ -138,13 +142,17 @@ export class Sequence implements Disposable {
 
   /** Removes positions `[p0, p1)`. A whole sequence always can be; a tail, where every memory can go back that far. */
   remove(p0 = -1, p1 = -1): void {
+    checkBounds("remove", { p0, p1 });
+    this.checkIdle("remove");
     this.host.engine.remove(this.index, p0, p1);
   }
 
   /** Takes back the last `count` positions: as many tokens, unless a shift left a hole there. Exact, or refused. */
   rollback(count: number): void {
+    checkWhole("rollback", { count });
+    this.checkIdle("rollback");
     const { position } = this;
-    if (!Number.isSafeInteger(count) || count < 0 || count > position) {
+    if (count < 0 || count > position) {
       throw new StrataError("invalid_argument", `${count} tokens cannot be taken back of ${position}`);
     }
     if (count > 0) this.remove(position - count, -1);
@@ -152,11 +160,14 @@ export class Sequence implements Disposable {
 
   /** Removes everything. */
   clear(): void {
+    this.checkIdle("clear");
     this.host.engine.clear(this.index);
   }
 
   /** Another sequence that holds the same, or positions `[p0, p1)` of it. Memory is shared until one of them changes it. */
   copy(p0 = -1, p1 = -1): Sequence {
+    checkBounds("copy", { p0, p1 });
+    this.checkIdle("copy");
     const { scheduler } = this.host;
     const copy = new Sequence(this.host, scheduler.take());
     try {
@@ -170,26 +181,39 @@ export class Sequence implements Disposable {
 
   /** Makes another sequence hold what this one holds; what it held before goes. */
   copyTo(destination: Sequence, p0 = -1, p1 = -1): void {
+    checkKind("copyTo", destination, Sequence, "sequence");
     destination.check(this.host);
+    checkBounds("copyTo", { p0, p1 });
+    this.checkIdle("copyTo");
+    destination.checkIdle("copyTo");
     this.host.engine.copy(this.index, destination.index, p0, p1);
   }
 
-  /** Removes everything from all other sequences of the model. */
+  /**
+   * Removes everything from all other sequences of the model. Throws "busy" while anything runs or waits with it:
+   * generations, logits, or work of any sequence.
+   */
   keep(): void {
-    this.host.engine.keep(this.index);
+    const { index } = this;
+    this.host.scheduler.checkQuiet("keep");
+    this.host.engine.keep(index);
   }
 
   /**
    * Moves positions `[p0, p1)` by `distance`. Keys are turned on where rotary embedding is used. States of recurrent
    * layers move only with the whole sequence.
    */
-  shift(p0: number, p1: number, distance: number): Promise<void> {
-    return this.task({ kind: "shift", from: p0, to: p1, amount: distance });
+  async shift(p0: number, p1: number, distance: number): Promise<void> {
+    checkBounds("shift", { p0, p1 });
+    checkWhole("shift", { distance });
+    await this.task({ kind: "shift", from: p0, to: p1, amount: distance });
   }
 
   /** Divides positions `[p0, p1)` by `divisor`, rounding down. Refused where a layer has states. */
-  divide(p0: number, p1: number, divisor: number): Promise<void> {
-    return this.task({ kind: "divide", from: p0, to: p1, amount: divisor });
+  async divide(p0: number, p1: number, divisor: number): Promise<void> {
+    checkBounds("divide", { p0, p1 });
+    checkWhole("divide", { divisor });
+    await this.task({ kind: "divide", from: p0, to: p1, amount: divisor });
   }
 
   /** A snapshot of the sequence as it is: it can be restored to any sequence of the model, any number of times. */
@@ -207,7 +231,9 @@ export class Sequence implements Disposable {
 
   /** Makes the sequence hold what a snapshot holds; what it held before goes. */
   restore(snapshot: Snapshot): void {
+    checkKind("restore", snapshot, Snapshot, "snapshot");
     snapshot.check(this.host.engine);
+    this.checkIdle("restore");
     this.host.engine.restoreSnapshot(snapshot.handle, this.index);
   }
 
@@ -216,9 +242,8 @@ export class Sequence implements Disposable {
     const { number } = this;
     if (number === undefined) return;
     this.number = undefined;
-    const release = () => this.host.scheduler.release(number);
-    if (this.running === 0) release();
-    else this.whenIdle = release;
+    this.host.scheduler.leave(number);
+    this.work.whenIdle(() => this.host.scheduler.release(number));
   }
 
   [Symbol.dispose](): void {
@@ -237,22 +262,21 @@ export class Sequence implements Disposable {
   }
 
   /** For the SDK: does work that must end before the sequence is given back. */
-  async hold<T>(work: Promise<T>): Promise<T> {
-    this.running += 1;
-    try {
-      return await work;
-    } finally {
-      this.running -= 1;
-      if (this.running === 0) this.whenIdle?.();
-    }
+  hold<T>(work: Promise<T>): Promise<T> {
+    return this.work.during(work);
+  }
+
+  /** Throws where what is done at once would overtake what was asked for before. */
+  private checkIdle(operation: string): void {
+    const { index } = this;
+    if (this.work.isIdle) return;
+    throw new StrataError(
+      "busy",
+      `${operation}: sequence ${index} has work that has not ended; await what it returned first`,
+    );
   }
 
   private async task(task: Omit<SequenceTask, "sequence">): Promise<void> {
-    for (const name of ["from", "to", "amount"] as const) {
-      const value = task[name] ?? 0;
-      if (Number.isSafeInteger(value) && Math.abs(value) < 2 ** 31) continue;
-      throw new StrataError("invalid_argument", `a position or distance is ${value}; give whole numbers`);
-    }
     await this.hold(this.host.scheduler.task({ ...task, sequence: this.index }));
   }
 }
@@ -263,30 +287,27 @@ export async function feedTogether(
   requests: readonly FeedRequest[],
   signal: AbortSignal | undefined,
 ): Promise<FeedResult[]> {
+  heedSignal(signal);
   const { engine, scheduler } = host;
-  const snapshots: Snapshot[][] = [];
-  const marks: BatchMark[] = [];
-  const lowered = requests.map((request): BatchRequest => {
-    const { sequence, tokens, logits = "last", position } = request;
-    sequence.check(host);
-    if ((tokens as readonly number[] | undefined)?.length !== 0) scheduler.checkPrompt(tokens);
-    const own = { sequence: sequence.index, tokens, logits };
-    return position === undefined ? own : { ...own, position };
-  });
+  const parts = copyRequests(host, requests);
+  const snapshots: Snapshot[][] = parts.map(() => []);
   try {
-    for (const [index, { snapshots: wanted = [] }] of requests.entries()) {
-      const own: Snapshot[] = [];
-      snapshots.push(own);
-      for (const position of wanted) {
+    const marks: BatchMark[] = [];
+    for (const [request, part] of parts.entries()) {
+      for (const position of part.snapshots) {
         const snapshot = new Snapshot(engine);
-        own.push(snapshot);
-        marks.push({ request: index, position, snapshot: snapshot.handle });
+        snapshots[request]?.push(snapshot);
+        marks.push({ request, position, snapshot: snapshot.handle });
       }
     }
-    const work = scheduler.feed(lowered, marks, signal);
-    for (const { sequence } of requests) void sequence.hold(work).catch(() => undefined);
+    const work = scheduler.feed(
+      parts.map(({ request }) => request),
+      marks,
+      signal,
+    );
+    for (const { sequence } of parts) void sequence.hold(work).catch(() => undefined);
     const logits = await work;
-    return requests.map(({ sequence }, index) => {
+    return parts.map(({ sequence }, index) => {
       const own = snapshots[index] ?? [];
       for (const snapshot of own) sequence.own(snapshot);
       return { logits: logits[index] ?? [], snapshots: own };
@@ -297,6 +318,22 @@ export async function feedTogether(
   }
 }
 
+/** What is to be fed, the caller's no more: it may change until its turn comes. Throws on what cannot be. */
+function copyRequests(
+  host: SequenceHost,
+  requests: readonly FeedRequest[],
+): { sequence: Sequence; snapshots: readonly number[]; request: BatchRequest }[] {
+  checkList("feed", requests, "what sequences are fed, { sequence, tokens }");
+  return requests.map((given) => {
+    const { sequence } = (given ?? {}) as FeedRequest;
+    checkKind("feed", sequence, Sequence, "sequence");
+    sequence.check(host);
+    const { logits, snapshots, position } = copyFeedOptions(given);
+    const request = { sequence: sequence.index, tokens: host.scheduler.copyTokens(given.tokens), logits };
+    return { sequence, snapshots, request: position === undefined ? request : { ...request, position } };
+  });
+}
+
 /** Saves sequences and their snapshots to one file. */
 export async function saveTogether(
   host: SequenceHost,
@@ -304,30 +341,41 @@ export async function saveTogether(
   sequences: readonly Sequence[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  signal?.throwIfAborted();
-  checkPath(path);
+  heedSignal(signal);
+  checkPath("state", path);
+  checkList("save", sequences, "sequences");
   const { engine, scheduler } = host;
-  for (const sequence of sequences) sequence.check(host);
-  const holders: StateHolder[] = sequences.map(({ index }) => ({ kind: "sequence", number: index }));
-  for (const [of, sequence] of sequences.entries()) {
-    for (const { handle } of sequence.snapshots) holders.push({ kind: "snapshot", number: handle, of });
+  const saved = [...sequences];
+  for (const sequence of saved) {
+    checkKind("save", sequence, Sequence, "sequence");
+    sequence.check(host);
+  }
+  const holders: StateHolder[] = saved.map(({ index }) => ({ kind: "sequence", number: index }));
+  const held: (Sequence | Snapshot)[] = [...saved];
+  for (const [of, { snapshots }] of saved.entries()) {
+    for (const snapshot of snapshots) {
+      holders.push({ kind: "snapshot", number: snapshot.handle, of });
+      held.push(snapshot);
+    }
   }
   const work = scheduler.job(() => engine.save(path, holders), signal);
-  for (const sequence of sequences) void sequence.hold(work).catch(() => undefined);
+  for (const one of held) void one.hold(work).catch(() => undefined);
   await work;
 }
 
-/** Brings the sequences of a file back, each with its snapshots. */
+/** Brings the sequences of a file back, each with its snapshots; where `only` is given, of a file that holds as many. */
 export async function restoreTogether(
   host: SequenceHost,
   path: string,
   signal: AbortSignal | undefined,
+  only?: 1,
 ): Promise<Sequence[]> {
-  signal?.throwIfAborted();
-  checkPath(path);
+  heedSignal(signal);
+  checkPath("state", path);
   const { engine, scheduler } = host;
   using state = new NativeState(path);
   const facts = state.holders();
+  checkPlaces(scheduler, path, facts.filter(({ kind }) => kind === "sequence").length, only);
   const sequences: Sequence[] = [];
   const snapshots: Snapshot[] = [];
   try {
@@ -353,7 +401,13 @@ export async function restoreTogether(
   }
 }
 
-function checkPath(path: string): void {
-  if (typeof path === "string" && path !== "" && !path.includes("\0")) return;
-  throw new StrataError("invalid_argument", "the state needs the path of a file");
+/** Throws where the sequences of a file are too many. */
+function checkPlaces({ freeCount }: Scheduler, path: string, count: number, only: number | undefined): void {
+  if (only !== undefined && count > only) {
+    const sentence = `this state holds ${count} sequences; bring them back with restoreAll`;
+    throw new StrataError("invalid_argument", `${path}: ${sentence}`);
+  }
+  if (count <= freeCount) return;
+  const sentence = `this state holds ${count} sequences, and this model has ${freeCount} free`;
+  throw new StrataError("full", `${path}: ${sentence}; dispose of some, or load the model with more`);
 }

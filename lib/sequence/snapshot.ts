@@ -1,5 +1,6 @@
 import { StrataError } from "../errors.ts";
 import type { NativeEngine } from "../native/engine.ts";
+import { Work } from "./work.ts";
 
 /**
  * What a sequence held at one position: shared attention cells, a window's tail, states. Its bytes count against the
@@ -7,6 +8,7 @@ import type { NativeEngine } from "../native/engine.ts";
  */
 export class Snapshot implements Disposable {
   private number: number | undefined;
+  private readonly work = new Work();
 
   /** For the SDK; use `sequence.snapshot()` or `feed` with `snapshots`. Throws "full" where the budget is used up. */
   constructor(private readonly engine: NativeEngine) {
@@ -38,10 +40,20 @@ export class Snapshot implements Disposable {
     return this.number === undefined;
   }
 
+  /** For the SDK: does work that must end before the snapshot is dropped. */
+  hold<T>(work: Promise<T>): Promise<T> {
+    return this.work.during(work);
+  }
+
+  /** Frees what it holds: at once, or when it has been saved where that was asked for before. */
   dispose(): void {
     const { number } = this;
     if (number === undefined) return;
     this.number = undefined;
+    this.work.whenIdle(() => this.drop(number));
+  }
+
+  private drop(number: number): void {
     try {
       this.engine.dropSnapshot(number);
     } catch (error) {

@@ -110,8 +110,10 @@ describe("a saved sequence", () => {
     await model.save(place("all.state"), [first, ...copies]);
     const one = statSync(place("one.state")).size;
     expect(statSync(place("all.state")).size).toBeLessThan(1.6 * one);
-    const error = await refusal(model.restore(place("all.state")));
-    expect(error.message).toContain("all 4 sequences are in use");
+    const error = await refusal(model.restoreAll(place("all.state")));
+    expect(error.code).toBe("full");
+    expect(error.message).toContain("this state holds 3 sequences, and this model has 1 free");
+    expect((await refusal(model.restore(place("all.state")))).message).toContain("restoreAll");
     const tokens = copies.map((copy) => copy.tokens);
     for (const copy of copies) copy.dispose();
     first.dispose();
@@ -210,7 +212,7 @@ describe("what is no such state", () => {
       [text, /not a/],
       [folder, /folder|directory/],
       [place("missing.state"), /no such file|does not exist|there is no/],
-      ["", /needs the path/],
+      ["", /give the path of a file/],
     ] as const) {
       expect((await refusal(model.restore(bad))).message).toMatch(reason);
     }

@@ -163,7 +163,8 @@ function meddle(world: World, parts: readonly FeedPart[], { what, slot, to, whic
     // Nothing is removed; but that cannot even be asked of what is being computed.
     if (what === "own") return void tryNow(world, () => sequence.remove(1, 1), "busy");
     if (parts.length > 1) return;
-    if (!tryNow(world, () => sequence.keep())) return;
+    // Everybody else would lose what they have: not while anything is computed.
+    if (!tryNow(world, () => sequence.keep(), "busy")) return;
     for (const [i, other] of world.slots.entries()) if (i !== first.slot && other) other.held = naive.empty;
     return;
   }
@@ -195,7 +196,7 @@ function meddle(world: World, parts: readonly FeedPart[], { what, slot, to, whic
 }
 
 /** Does something at once. False where it failed in the one way that it may. */
-function tryNow(world: World, action: () => void, code?: string): boolean {
+function tryNow(world: World, action: () => void, code: string): boolean {
   try {
     action();
     return true;
