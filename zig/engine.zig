@@ -48,7 +48,8 @@ pub const Engine = struct {
     model: *SharedModel,
     queue: *SharedQueue,
     memory: Memory,
-    /// Held for a moment whenever the books of the memory are read or changed; never while computing.
+    /// Held for a moment whenever the books of the memory are read or changed; for longer only while keys are turned and
+    /// while a state's cells come back.
     memory_mutex: sync.Mutex = .{},
     /// Sequences of submitted jobs: nobody else may change them.
     busy: []u32,
@@ -530,7 +531,8 @@ pub const Engine = struct {
         };
     }
 
-    /// Computes the planned states of a pool again, and enters them in its books.
+    /// Computes the planned states of a pool again, and enters them in its books, which are let go of meanwhile: the cells
+    /// are taken, and nobody else may change the sequences of this job.
     fn replay(self: *Engine, pool: u32) status.Error!void {
         if (self.replays.items.len == 0) return;
         const leaf = &self.memory.pools[pool].recurrent;
@@ -552,7 +554,10 @@ pub const Engine = struct {
         const graph = c.ggml_new_graph_custom(context, 4, false).?;
         const node = c.ggml_custom_4d(context, c.GGML_TYPE_F32, 1, 1, 1, 1, null, 0, ReplayWork.run, c.GGML_N_TASKS_MAX, &work);
         c.ggml_build_forward_expand(graph, node);
-        try self.compute_now().run(self.gpa, graph);
+        self.memory_mutex.unlock();
+        const computed = self.compute_now().run(self.gpa, graph);
+        self.memory_mutex.lock();
+        try computed;
         for (self.replays.items) |one| {
             const history = &self.memory.histories[one.sequence];
             leaf.finish_replay(one, history.stamp_at(history.count_before(one.to)));
@@ -628,8 +633,8 @@ pub const Engine = struct {
         defer self.gpa.free(saved);
         self.memory_mutex.lock();
         defer self.memory_mutex.unlock();
+        for (holders) |ref| if (ref.is_snapshot == 0) try self.resolve(ref.number);
         for (holders, saved, 0..) |ref, *one, index| {
-            if (ref.is_snapshot == 0) try self.resolve(ref.number);
             const holder = try self.holder_of(ref);
             one.* = .{ .holder = holder, .info = .{
                 .is_snapshot = ref.is_snapshot,
@@ -674,8 +679,8 @@ pub const Engine = struct {
         if (p0 >= p1 or how.apply(p1 - 1) == p1 - 1) return;
         const turns = (self.recipes orelse return status.fail(error.Internal, "no graph has said how keys are turned", .{})).builder.turns;
         for (turns, self.memory.declarations) |turn, d| if (turn == .unknown) {
-            return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: layer {d} changes its keys after " ++
-                "their rotary embedding", .{ p0, p1 - 1, sequence, d.layer });
+            return status.fail(error.Refused, "positions {d} to {d} of sequence {d} cannot move: layer {d} turns its keys in a " ++
+                "way that cannot be gone on with: changed afterwards, twice, or by factors that its graph computes", .{ p0, p1 - 1, sequence, d.layer });
         };
         try self.memory.begin_move(sequence, p0, p1, how);
         for (self.memory.pools, 0..) |*pool, index| {

@@ -83,7 +83,7 @@ pub const Config = extern struct {
             .{ "cells", config.cells, 0, positions_max },
         };
         if (!(config.snapshot_bytes >= 0 and config.snapshot_bytes <= 1 << 50)) {
-            return status.fail(error.InvalidArgument, "the bytes for snapshots are {d}; give a number from 0 up", .{config.snapshot_bytes});
+            return status.fail(error.InvalidArgument, "the bytes for snapshots are {d}; give a number from 0 to 2^50", .{config.snapshot_bytes});
         }
         for (bounds) |bound| {
             const name, const value, const least, const most = bound;

@@ -5,6 +5,7 @@ export interface StateDescription {
   readonly path: string;
   /** Of the file's format. */
   readonly version: number;
+  /** Of the whole file. */
   readonly bytes: number;
   /** Of the model file that the state belongs to. */
   readonly fingerprint: string;
@@ -14,7 +15,10 @@ export interface StateDescription {
   readonly holders: readonly (StateHolderFacts & { readonly tokens: readonly number[] })[];
 }
 
-/** Reads a saved state and checks every byte of it. Throws where the file is no state, cut short or damaged. */
+/**
+ * Reads a saved state and checks every byte of it: on the calling thread, for as long as reading the file takes. Throws
+ * where the file is no state, cut short or damaged.
+ */
 export function describeState(path: string): StateDescription {
   using state = new NativeState(path);
   state.verify();

@@ -140,11 +140,6 @@ export const declarations: readonly Declared[] = [
     options: { kv: "f32", batch: 8, cells: 192, rollback: 3, snapshotBytes: budget },
   },
   {
-    name: "windows only and few cells",
-    layers: [[narrow], [wide], [chunked]],
-    options: { kv: "f32", context: 300, batch: 16, cells: 128 },
-  },
-  {
     name: "other heads in each layer, several memories in one, f16",
     layers: [[full, mamba], [{ ...plain, heads: 4, group: 2, keyDim: 6, valueDim: 3 }, narrow], [first]],
     options: { kv: "f16", flashAttention: false, batch: 32, rollback: 3, snapshotBytes: budget },
@@ -249,5 +244,10 @@ export const declarations: readonly Declared[] = [
     name: "keys without values, q8_0",
     layers: [[{ ...blocky, keysOnly: true }], [{ ...blocky, heads: 1, group: 3, keysOnly: true, window: 9 }]],
     options: { kv: "q8_0", batch: 24, snapshotBytes: 4 * budget },
+  },
+  {
+    name: "windows only and few cells",
+    layers: [[narrow], [wide], [chunked]],
+    options: { kv: "f32", context: 300, batch: 16, cells: 128 },
   },
 ];
