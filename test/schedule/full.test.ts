@@ -72,17 +72,25 @@ describe.each(["llama", "granitehybrid", "gemma3"] as const)("six generations of
 describe("one that waits for room", () => {
   const open = (): Promise<Model> => loadModel(fixturePath("llama"), { ...options, sequences: 3, cells });
 
-  /** Two that fill the memory, of which the second to come has to wait. */
-  async function crowded(model: Model, signal: AbortSignal, atLeast: number) {
-    const counts = [0, 0];
-    const count = (i: number) => (event: GenerationEvent) => {
-      if (event.type === "token") counts[i] = (counts[i] ?? 0) + 1;
-    };
-    const first = generated(model, someTokens(40, 1), { maxTokens: 200 }, count(0));
-    const second = generated(model, someTokens(40, 2), { maxTokens: 200, signal }, count(1));
-    // Together they hold more than there is.
-    await until(() => (counts[0] ?? 0) >= atLeast);
-    return { first, second, counts };
+  /** Two of which the first takes all the memory and then waits to be answered, and the second has none. */
+  async function crowded(model: Model, signal: AbortSignal) {
+    const counts = { first: 0, second: 0 };
+    const answer = Promise.withResolvers<void>();
+    const first = generated(model, someTokens(40, 1), {
+      maxTokens: 200,
+      sampler: async (logits) => {
+        counts.first += 1;
+        if (counts.first === 160) await answer.promise;
+        return argmax(logits);
+      },
+    });
+    const second = generated(model, someTokens(40, 2), { maxTokens: 200, signal }, ({ type }) => {
+      if (type === "token") counts.second += 1;
+    });
+    await until(() => counts.first === 160);
+    await Bun.sleep(20);
+    expect(counts.second).toBeLessThan(120);
+    return { first, second, answer };
   }
 
   test("can be cancelled then", async () => {
@@ -90,10 +98,10 @@ describe("one that waits for room", () => {
     const untouched = free(model);
     const expected = (await generated(model, someTokens(40, 1), { maxTokens: 200 })).tokens;
     const controller = new AbortController();
-    const { first, second, counts } = await crowded(model, controller.signal, 150);
-    expect(counts[1]).toBeLessThan(120);
+    const { first, second, answer } = await crowded(model, controller.signal);
     controller.abort();
     expect((await second).end.finishReason).toBe("cancelled");
+    answer.resolve();
     expect((await first).tokens).toEqual(expected);
     await freeAgain(model, untouched);
   });
@@ -130,7 +138,7 @@ describe("one that waits for room", () => {
 
   test("is ended by its model's end", async () => {
     const model = await open();
-    const { first, second } = await crowded(model, new AbortController().signal, 150);
+    const { first, second } = await crowded(model, new AbortController().signal);
     const errors = Promise.all([refusal(first), refusal(second)]);
     await model.dispose();
     expect((await errors).map(({ code }) => code)).toEqual(["closed", "closed"]);

@@ -17,6 +17,7 @@ function guided(logits: Float32Array, negative: Float32Array): number {
 describe("a sampler that uses its model", () => {
   test("is guided by a second sequence of it", async () => {
     await using model = await loadModel(fixturePath("granitehybrid"), { ...options, sequences: 3 });
+    const untouched = free(model);
     const count = 20;
     // By hand, one after the other.
     const expected: number[] = [];
@@ -34,7 +35,6 @@ describe("a sampler that uses its model", () => {
     const plain = await generated(model, prompt, { maxTokens: count });
     expect(expected).not.toEqual(plain.tokens);
     expect(new Set(expected).size).toBeGreaterThan(3);
-    const untouched = free(model);
     const guide = async (): Promise<number[]> => {
       using negative = model.sequence();
       let last: readonly number[] = negativePrompt;
