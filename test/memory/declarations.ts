@@ -248,6 +248,6 @@ export const declarations: readonly Declared[] = [
   {
     name: "windows only and few cells",
     layers: [[narrow], [wide], [chunked]],
-    options: { kv: "f32", context: 300, batch: 16, cells: 128 },
+    options: { kv: "f32", context: 300, batch: 16, cells: 320 },
   },
 ];
